@@ -1,0 +1,23 @@
+-- List an event's changes in the order of their commits.
+--
+-- A row each:  whether the event is unsettled (see read_event.sql), and the change.
+-- One row:     with nulls for the change, where there is none.
+-- No row:      there is no such event.
+SELECT EXISTS (
+           SELECT FROM reservations
+           WHERE reservations.event_id = events.event_id
+             AND status = 'held'
+             AND expires_at <= now()
+       ) AS unsettled,
+       page.*
+FROM events
+LEFT JOIN LATERAL (
+    SELECT version, type, reservation_id, partner_id, seats, available_seats, at
+    FROM ledger
+    WHERE ledger.event_id = events.event_id
+      AND ledger.version > %(after)s
+    ORDER BY ledger.version
+    LIMIT %(limit)s
+) AS page ON true
+WHERE events.event_id = %(event_id)s
+ORDER BY page.version;

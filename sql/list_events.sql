@@ -1,0 +1,16 @@
+-- List events in the order of their ids.
+--
+-- A row each:  the event, in the columns of read_event.sql.
+SELECT event_id, name, total_seats, available_seats, reservation_count, version,
+       sales_open_at, sales_close_at, created_at, now() AS read_at,
+       EXISTS (
+           SELECT FROM reservations
+           WHERE reservations.event_id = events.event_id
+             AND status = 'held'
+             AND expires_at <= now()
+       ) AS unsettled,
+       NULL AS written_at
+FROM events
+WHERE event_id > %(after)s
+ORDER BY event_id
+LIMIT %(limit)s;

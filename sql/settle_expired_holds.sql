@@ -1,0 +1,38 @@
+-- Enter holds that have expired in the ledger and give their seats back, oldest
+-- end first, if nobody has changed the event since it was read.
+WITH expired AS (
+    SELECT created_version, reservation_id, partner_id, seats,
+           row_number() OVER (ORDER BY expires_at, created_version) AS position
+    FROM reservations
+    WHERE event_id = %(event_id)s
+      AND status = 'held'
+      AND expires_at <= now()
+    ORDER BY expires_at, created_version
+    LIMIT %(limit)s
+), total AS (
+    SELECT count(*)::integer AS count, sum(seats)::integer AS seats
+    FROM expired
+), written AS (
+    UPDATE events
+    SET available_seats = available_seats + total.seats,
+        reservation_count = reservation_count - total.count,
+        version = version + total.count
+    FROM total
+    WHERE event_id = %(event_id)s
+      AND version = %(version)s
+      AND total.count > 0
+    RETURNING event_id, version - total.count AS seen_version,
+              available_seats - total.seats AS seen_seats
+), entered AS (
+    INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats,
+                        available_seats, at, batch_id)
+    SELECT event_id, seen_version + position, 'expired', reservation_id, partner_id, seats,
+           seen_seats + sum(seats) OVER (ORDER BY position), now(), %(batch_id)s
+    FROM written, expired
+)
+UPDATE reservations
+SET status = 'expired',
+    version = written.seen_version + expired.position
+FROM written, expired
+WHERE reservations.event_id = written.event_id
+  AND reservations.created_version = expired.created_version;

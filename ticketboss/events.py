@@ -1,0 +1,181 @@
+"""Events, the lists of what belongs to them, and their change feed: `/api/v1/events`."""
+
+import base64
+import hmac
+import re
+from uuid import UUID
+
+from flask import Blueprint, Response, jsonify, request
+
+from ticketboss import schemas, settled
+from ticketboss.bodies import read_object
+from ticketboss.changes import Edit
+from ticketboss.conditions import if_match, tagged
+from ticketboss.config import EVENT_ID
+from ticketboss.current import config, store, write_path
+from ticketboss.errors import EventExists, EventNotFound, Forbidden, InvalidRequest
+from ticketboss.model import Event
+
+blueprint = Blueprint("events", __name__, url_prefix="/api/v1")
+
+EVENT = schemas.EventAnswer()
+RESERVATION = schemas.ReservationAnswer()
+CHANGE = schemas.ChangeAnswer()
+CREATE = schemas.CreateEventRequest()
+EDIT = schemas.EditEventRequest()
+LIST = schemas.ListQuery()
+RESERVATIONS = schemas.ReservationsQuery()
+CHANGES = schemas.ChangesQuery()
+
+
+@blueprint.get("/reservations")
+def show_default():
+    return show(config.event_id)
+
+
+@blueprint.get("/events/<event_id>")
+def show(event_id: str):
+    """Show the event's summary."""
+    return _summary(settled.event(_known(event_id)))
+
+
+@blueprint.post("/events")
+def create():
+    """Create an event (admin)."""
+    _require_admin()
+    members = CREATE.read(read_object())
+    if not store.create_event(**members):
+        raise EventExists
+    response = _summary(settled.event(members["event_id"]))
+    response.status_code = 201
+    response.headers["Location"] = f"/api/v1/events/{members['event_id']}"
+    return response
+
+
+@blueprint.patch("/events/<event_id>")
+def edit(event_id: str):
+    """Change an event's name, size or sales window (admin)."""
+    _require_admin()
+    members = EDIT.read(read_object())
+    condition = if_match(required=True)
+    if not members:
+        raise InvalidRequest("The body names nothing to change", fields={})
+    return _summary(write_path.submit(_known(event_id), Edit(members, condition)))
+
+
+@blueprint.get("/events")
+def index():
+    """List the events by their ids."""
+    query = LIST.read(_query())
+    after = ""
+    if query["after"] is not None:
+        after = _decode(query["after"])
+        if not EVENT_ID.match(after) or store.read_event(after) is None:
+            raise _not_a_cursor()
+    listed = store.list_events(after, query["limit"] + 1)
+    page = [settled.settle(event) for event in listed[: query["limit"]]]
+    more = len(listed) > len(page)
+    return jsonify(
+        items=[EVENT.dump(event) for event in page],
+        next=_encode(page[-1].event_id) if more else None,
+    )
+
+
+@blueprint.get("/events/<event_id>/reservations")
+def reservations(event_id: str):
+    """List an event's reservations, newest last."""
+    _known(event_id)
+    query = RESERVATIONS.read(_query())
+    after = 0
+    if query["after"] is not None:
+        # The cursor is the last reservation of the page before: it proves itself.
+        last = _uuid(_decode(query["after"]))
+        last = last and store.read_reservation(last)
+        if not last or last.event_id != event_id or query["partner_id"] not in (
+            None, last.partner_id
+        ):
+            raise _not_a_cursor()
+        after = last.created_version
+    listed = settled.page(
+        event_id,
+        lambda: store.list_reservations(
+            event_id, query["partner_id"], query["status"], after, query["limit"] + 1
+        ),
+    )
+    page = listed[: query["limit"]]
+    more = len(listed) > len(page)
+    return jsonify(
+        items=[RESERVATION.dump(reservation) for reservation in page],
+        next=_encode(str(page[-1].reservation_id)) if more else None,
+    )
+
+
+@blueprint.get("/events/<event_id>/changes")
+def changes(event_id: str):
+    """List an event's changes after a version, in the order of their commits."""
+    _known(event_id)
+    query = CHANGES.read(_query())
+    page = settled.page(
+        event_id, lambda: store.list_changes(event_id, query["after"], query["limit"])
+    )
+    last = page[-1].version if page else query["after"]
+    # The ledger only grows, so the last version on a page tells the page.
+    return tagged({"items": [CHANGE.dump(change) for change in page], "next": last}, last)
+
+
+def _known(event_id: str) -> str:
+    """Return an event id that has the form of one; raise EventNotFound."""
+    if not EVENT_ID.match(event_id):
+        raise EventNotFound
+    return event_id
+
+
+def _summary(event: Event) -> Response:
+    return tagged(EVENT.dump(event), None if event.unsettled else event.version)
+
+
+def _require_admin() -> None:
+    """Raise Forbidden unless the request carries the admin key; without one nothing does."""
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    expected = config.admin_key
+    if (
+        expected is None
+        or scheme.lower() != "bearer"
+        or not hmac.compare_digest(key.strip().encode(), expected.encode())
+    ):
+        raise Forbidden
+
+
+def _query() -> dict:
+    """Return the query string's members; raise InvalidRequest where one comes twice."""
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            raise InvalidRequest(
+                f"{name} appears more than once", fields={name: ["appears more than once"]}
+            )
+    return request.args.to_dict()
+
+
+def _encode(place: str) -> str:
+    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", cursor):
+        try:
+            return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        except ValueError:
+            pass
+    raise _not_a_cursor()
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def _not_a_cursor() -> InvalidRequest:
+    sentence = "after must be the next of an earlier page of this list"
+    return InvalidRequest(sentence, fields={"after": [sentence]})

@@ -1,0 +1,31 @@
+"""Whether this instance can serve, for load balancers and supervisors."""
+
+from flask import Blueprint, Response, jsonify
+
+from ticketboss import limits
+from ticketboss.current import store
+
+blueprint = Blueprint("health", __name__)
+
+
+@blueprint.get("/api/v1/health")
+def health():
+    """Tell whether the database, with its schema, was reached in the last second."""
+    if store.answers():
+        return _answer(200, "ok", "TicketBoss API is running")
+    return _answer(503, "unavailable", "TicketBoss cannot reach its database")
+
+
+@blueprint.get("/livez")
+def live():
+    """Tell that this process can answer, whatever the database does."""
+    return _answer(200, "ok", "TicketBoss is alive")
+
+
+def _answer(code: int, status: str, message: str) -> Response:
+    response = jsonify(status=status, message=message)
+    response.status_code = code
+    response.headers["Cache-Control"] = "no-store"
+    if code == 503:
+        response.headers["Retry-After"] = str(limits.RETRY_AFTER)
+    return response

@@ -1,0 +1,68 @@
+"""Every bound of the service, each in one place with its reason beside it.
+
+Times are in seconds, sizes in bytes, unless a name says otherwise.
+"""
+
+# --- Waiting -----------------------------------------------------------------
+
+# How long one exchange with the database may take, connecting included. A
+# frozen server says nothing at all, so only a clock on this side notices it.
+# /health must answer within 1 s while every thread sits out this bound: it
+# leaves 0.4 s for the queue in front of the threads to drain.
+DATABASE_PATIENCE = 0.6
+
+# The same bound on the server's side, a little shorter, so that a slow
+# statement is refused by the server, which knows why, rather than by the clock
+# here, which does not.
+STATEMENT_TIMEOUT_MS = 500
+LOCK_TIMEOUT_MS = 400
+
+# How long a change may keep losing to rivals before its client is told so.
+# Partners' HTTP clients commonly give up after 10 s; this leaves them an answer.
+REQUEST_DEADLINE = 5.0
+
+# Full jitter between two tries: a random part of a span that doubles from the
+# first to the last of these. One commit takes about 2 ms, so the first try
+# waits for about one rival.
+RETRY_FIRST = 0.002
+RETRY_LAST = 0.064
+
+# /health trusts a success of the database that is at most this old.
+HEALTH_FRESHNESS = 1.0
+
+# How long a start waits for the database: long enough for one that starts at
+# the same time, short enough that nobody wonders whether it hangs.
+STARTUP_PATIENCE = 5.0
+
+# What a 503 asks its client to wait.
+RETRY_AFTER = 1
+
+# --- Sizes -------------------------------------------------------------------
+
+# A reserve takes about 100 bytes; 16 KiB leaves room for anything honest.
+BODY_BYTES = 16 * 1024
+
+# The deepest body in the contract is one object; json's recursion gives up
+# near 1,000 levels, so anything past this is refused before it is parsed.
+BODY_DEPTH = 32
+
+# Changes written by one transaction. Enough for every thread of a process;
+# a bound because one failed transaction is decided again as a whole.
+BATCH_CHANGES = 64
+
+# Expired holds settled by one transaction: about 20 ms of work, so that a
+# request that waits for it does not notice.
+SETTLE_HOLDS = 1000
+
+# --- The contract ------------------------------------------------------------
+
+SEATS_MINIMUM, SEATS_MAXIMUM = 1, 10
+PARTNER_ID_LENGTH = 64
+EVENT_ID_LENGTH = 64
+EVENT_NAME_LENGTH = 200
+TOTAL_SEATS_MAXIMUM = 10_000_000
+HOLD_SECONDS_MAXIMUM = 3600
+HOLD_TOTAL_SECONDS = 7200
+IDEMPOTENCY_KEY_LENGTH = 255
+LIST_DEFAULT, LIST_MAXIMUM = 50, 100
+FEED_DEFAULT, FEED_MAXIMUM = 100, 1000

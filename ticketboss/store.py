@@ -1,0 +1,183 @@
+"""Run the statements of `sql/` and turn their rows into what they mean."""
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from ticketboss import limits
+from ticketboss.changes import NOW, Plan, Reserve
+from ticketboss.database import Conflict, Database, Rejected, statement
+from ticketboss.errors import TicketBossError
+from ticketboss.model import Event, LedgerEntry, Reservation
+
+
+class Page(NamedTuple):
+    """Part of a list of one event's things; None stands for no such event."""
+
+    unsettled: bool
+    items: list
+
+
+class Store:
+    """The data access of one database. Errors are those of Database.read and write."""
+
+    def __init__(self, database: Database):
+        self.database = database
+
+    def answers(self) -> bool:
+        """Tell whether the database, with its schema, did something in the last second."""
+        database = self.database
+        if time.monotonic() - database.last_success > limits.HEALTH_FRESHNESS:
+            try:
+                database.read(statement("read_schema_version"))
+            except (TicketBossError, Conflict, Rejected):
+                return False
+        return not database.silent
+
+    # --- Events ---------------------------------------------------------------
+
+    def create_event(self, event_id: str, name: str, total_seats: int,
+                     sales_open_at: datetime | None = None,
+                     sales_close_at: datetime | None = None) -> bool:
+        """Create an event; tell whether it was created now (False: it exists)."""
+        return bool(self.database.read(statement("create_event"), {
+            "event_id": event_id, "name": name, "total_seats": total_seats,
+            "sales_open_at": sales_open_at, "sales_close_at": sales_close_at,
+        }))
+
+    def read_event(self, event_id: str) -> Event | None:
+        rows = self.database.read(
+            statement("read_event"), {"event_id": event_id, "version": None, "batch_id": None}
+        )
+        return Event(*rows[0]) if rows else None
+
+    def read_event_unsettled(self, event_id: str) -> Event | None:
+        rows = self.database.read(statement("read_event_unsettled"), {"event_id": event_id})
+        return Event(*rows[0]) if rows else None
+
+    def list_events(self, after: str, limit: int) -> list[Event]:
+        rows = self.database.read(statement("list_events"), {"after": after, "limit": limit})
+        return [Event(*row) for row in rows]
+
+    # --- Reservations and changes ---------------------------------------------
+
+    def read_reservation(self, reservation_id: UUID) -> Reservation | None:
+        rows = self.database.read(
+            statement("read_reservation"), {"reservation_id": str(reservation_id)}
+        )
+        return _reservation(rows[0]) if rows else None
+
+    def list_reservations(
+        self, event_id: str, partner_id: str | None, status: str | None, after: int, limit: int
+    ) -> Page | None:
+        """Return reservations made by a version greater than `after`."""
+        rows = self.database.read(statement("list_reservations"), {
+            "event_id": event_id, "partner_id": partner_id, "status": status,
+            "after": after, "limit": limit,
+        })
+        return _page(rows, lambda *row: _reservation(row))
+
+    def list_changes(self, event_id: str, after: int, limit: int) -> Page | None:
+        """Return ledger entries."""
+        rows = self.database.read(
+            statement("list_changes"), {"event_id": event_id, "after": after, "limit": limit}
+        )
+        return _page(rows, LedgerEntry)
+
+    # --- For the write path ---------------------------------------------------
+
+    def read_for(self, changes: list) -> tuple[list[Reservation], datetime | None]:
+        """Return the existing reservations that changes are about, and the time of reading.
+
+        Nothing is read, and the time is None, where no change is about any.
+        """
+        ids = [str(c.reservation_id) for c in changes
+               if not isinstance(c, Reserve) and hasattr(c, "reservation_id")]
+        keys = [(c.partner_id, c.idempotency_key) for c in changes
+                if isinstance(c, Reserve) and c.idempotency_key is not None]
+        if not ids and not keys:
+            return [], None
+        rows = self.database.read(statement("read_reservations"), {
+            "reservation_ids": ids,
+            "partner_ids": [partner for partner, _ in keys],
+            "idempotency_keys": [key for _, key in keys],
+        })
+        return [_reservation(row[:-1]) for row in rows], rows[0][-1] if rows else None
+
+    def write(self, plan: Plan, batch_id: UUID) -> Event:
+        """Write a plan as one transaction and return the event as it then is.
+
+        Its written_at is None if the event was no longer as the plan saw it;
+        then nothing was written.
+        """
+        entries, seen, event = plan.entries, plan.seen, plan.event
+        created = [plan.created.get(entry.reservation_id) if entry.type in ("reserved", "held")
+                   else None for entry in entries]
+        sql = statement("write_batch")
+        parameters = {
+            "event_id": seen.event_id,
+            "version": seen.version,
+            "batch_id": str(batch_id),
+            "available_change": event.available_seats - seen.available_seats,
+            "total_change": event.total_seats - seen.total_seats,
+            "count_change": event.reservation_count - seen.reservation_count,
+            "name": event.name,
+            "sales_open_at": event.sales_open_at,
+            "sales_close_at": event.sales_close_at,
+            "sells": plan.sells,
+            "types": [entry.type for entry in entries],
+            "reservation_ids": [entry.reservation_id and str(entry.reservation_id)
+                                for entry in entries],
+            "partner_ids": [entry.partner_id for entry in entries],
+            "seats": [entry.seats for entry in entries],
+            "available_seats": [entry.available_seats for entry in entries],
+            "hold_seconds": [new and new.hold_seconds for new in created],
+            "idempotency_keys": [new and new.idempotency_key for new in created],
+        }
+        if plan.changed:
+            sql += "\n" + statement("update_reservations")
+            changed = plan.changed.values()
+            parameters |= {
+                "changed_ids": [str(r.reservation_id) for r in changed],
+                "changed_statuses": [r.status for r in changed],
+                "changed_seats": [r.seats for r in changed],
+                "changed_versions": [r.version for r in changed],
+                "changed_expires_at": [r.expires_at for r in changed],
+                "changed_confirms": [r.confirmed_at is NOW for r in changed],
+            }
+        rows = self.database.write(sql + "\n" + statement("read_event"), parameters)
+        return Event(*rows[0])
+
+    def settle(self, event: Event) -> Event:
+        """Settle a bounded number of expired holds and return the event as it then is."""
+        rows = self.database.write(
+            statement("settle_expired_holds") + "\n" + statement("read_event"),
+            {"event_id": event.event_id, "version": event.version, "batch_id": str(uuid4()),
+             "limit": limits.SETTLE_HOLDS},
+        )
+        return Event(*rows[0])
+
+    def find_batch(self, event_id: str, version: int, batch_id: UUID) -> datetime | None:
+        """Return when a batch was written on top of `version`, durably; None if it was not."""
+        rows = self.database.read(statement("lock_batch"), {
+            "event_id": event_id, "version": version, "batch_id": str(batch_id),
+        })
+        return rows[0][0] if rows else None
+
+    def make_durable(self, reservation_ids: set[UUID]) -> None:
+        """Return when everything that can be seen of these reservations is durable."""
+        self.database.read(
+            statement("lock_reservations"), {"reservation_ids": [str(r) for r in reservation_ids]}
+        )
+
+
+def _page(rows: list[tuple], item: Callable) -> Page | None:
+    if not rows:
+        return None
+    return Page(rows[0][0], [item(*row[1:]) for row in rows if row[1] is not None])
+
+
+def _reservation(row: tuple) -> Reservation:
+    return Reservation(UUID(row[0]), *row[1:])

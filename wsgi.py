@@ -1,0 +1,5 @@
+"""The WSGI entry point: ``gunicorn -c python:ticketboss.gunicorn_conf wsgi:app``."""
+
+from ticketboss import create_app
+
+app = create_app()
