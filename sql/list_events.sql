@@ -8,8 +8,7 @@ SELECT event_id, name, total_seats, available_seats, reservation_count, version,
            WHERE reservations.event_id = events.event_id
              AND status = 'held'
              AND expires_at <= now()
-       ) AS unsettled,
-       NULL AS written_at
+       ) AS unsettled
 FROM events
 WHERE event_id > %(after)s
 ORDER BY event_id

@@ -1,10 +1,11 @@
--- Tell whether a batch whose answer was lost has been committed, and is durable.
+-- Tell whether a batch is in the ledger: at the end of its own transaction, or
+-- later if its answer was lost.
 --
 -- The row lock makes this a transaction that writes: under synchronous
 -- replication it returns only when everything before it is on the standby.
 --
--- One row:  it was committed; at is the time that all its changes carry.
--- No row:   it was not.
+-- One row:  it is; at is the time that all its changes carry.
+-- No row:   it is not.
 SELECT at
 FROM ledger
 WHERE event_id = %(event_id)s

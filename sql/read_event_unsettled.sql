@@ -9,8 +9,7 @@ SELECT event_id, name, total_seats,
        available_seats + expired.seats AS available_seats,
        reservation_count - expired.count AS reservation_count,
        version, sales_open_at, sales_close_at, created_at, now() AS read_at,
-       expired.count > 0 AS unsettled,
-       NULL AS written_at
+       expired.count > 0 AS unsettled
 FROM events,
      (
          SELECT count(*)::integer AS count, coalesce(sum(seats), 0)::integer AS seats

@@ -2,9 +2,12 @@
 --
 -- The event's row, one ledger row per change, and one row per new reservation;
 -- update_reservations.sql follows in the same transaction where existing ones
--- change. Nothing is written if the version differs, if a hold has expired and
--- is not settled (its seats belong to the pool, so the decisions may be wrong),
--- or if seats would be sold outside the sales window. read_written.sql tells.
+-- change. Nothing is written if the version differs, if a hold has expired
+-- and is not settled (its seats belong to the pool, so the decisions may be
+-- wrong), or if seats would be sold outside the sales window.
+--
+-- One row:  it is written; at is the time that all its changes carry.
+-- No row:   it is not.
 WITH written AS (
     UPDATE events
     SET available_seats = available_seats + %(available_change)s,
@@ -41,14 +44,16 @@ WITH written AS (
     SELECT event_id, version, type, reservation_id, partner_id, seats,
            available_seats, now(), %(batch_id)s
     FROM change
+), created AS (
+    INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats,
+                              status, version, created_at, expires_at, confirmed_at,
+                              requested_seats, hold_seconds, idempotency_key)
+    SELECT event_id, version, reservation_id, partner_id, seats,
+           CASE type WHEN 'held' THEN 'held' ELSE 'confirmed' END,
+           version, now(), now() + hold_seconds * interval '1 second',
+           CASE type WHEN 'reserved' THEN now() END,
+           seats, hold_seconds, idempotency_key
+    FROM change
+    WHERE type IN ('reserved', 'held')
 )
-INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats, status,
-                          version, created_at, expires_at, confirmed_at, requested_seats,
-                          hold_seconds, idempotency_key)
-SELECT event_id, version, reservation_id, partner_id, seats,
-       CASE type WHEN 'held' THEN 'held' ELSE 'confirmed' END,
-       version, now(), now() + hold_seconds * interval '1 second',
-       CASE type WHEN 'reserved' THEN now() END,
-       seats, hold_seconds, idempotency_key
-FROM change
-WHERE type IN ('reserved', 'held');
+SELECT now() AS at FROM written;

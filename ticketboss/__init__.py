@@ -23,7 +23,9 @@ def create_app(config: Config | None = None) -> Flask:
 
     store = Store(Database(dsn, config.pool_size))
     app.extensions["ticketboss"] = {
-        "config": config, "store": store, "write_path": WritePath(store),
+        "config": config,
+        "store": store,
+        "write_path": WritePath(store),
     }
 
     answers.register(app)

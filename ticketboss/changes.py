@@ -77,8 +77,12 @@ class Plan:
         self.event = replace(self.event, version=self.event.version + 1, **fields)
         self.entries.append(
             LedgerEntry(
-                self.event.version, "event_updated", None, None,
-                self.event.total_seats, self.event.available_seats,
+                self.event.version,
+                "event_updated",
+                None,
+                None,
+                self.event.total_seats,
+                self.event.available_seats,
             )
         )
         return self.event
@@ -108,8 +112,12 @@ class Plan:
         self.shown.append(reservation)
         self.entries.append(
             LedgerEntry(
-                reservation.version, type, reservation.reservation_id, reservation.partner_id,
-                reservation.seats, self.event.available_seats,
+                reservation.version,
+                type,
+                reservation.reservation_id,
+                reservation.partner_id,
+                reservation.seats,
+                self.event.available_seats,
             )
         )
 
@@ -162,14 +170,23 @@ class Reserve:
         if event.sales_close_at is not None and plan.now >= event.sales_close_at:
             raise SalesClosed(sales_close_at=event.sales_close_at)
         if self.seats > event.available_seats:
-            raise NotEnoughSeats(
-                requested_seats=self.seats, available_seats=event.available_seats
-            )
+            raise NotEnoughSeats(requested_seats=self.seats, available_seats=event.available_seats)
         held = self.hold_seconds is not None
         reservation = Reservation(
-            self.reservation_id, self.event_id, self.partner_id, self.seats,
-            "held" if held else "confirmed", 0, 0, NOW, None, None if held else NOW, None,
-            self.seats, self.hold_seconds, self.idempotency_key,
+            self.reservation_id,
+            self.event_id,
+            self.partner_id,
+            self.seats,
+            "held" if held else "confirmed",
+            0,
+            0,
+            NOW,
+            None,
+            None if held else NOW,
+            None,
+            self.seats,
+            self.hold_seconds,
+            self.idempotency_key,
         )
         return Outcome(plan.create(reservation, "held" if held else "reserved"))
 

@@ -115,14 +115,23 @@ def _given(options: dict) -> dict:
 def _table(found: list[Event]) -> None:
     head = ("EVENT", "NAME", "SEATS", "AVAILABLE", "RESERVATIONS", "VERSION", "SALES")
     rows = [
-        (event.event_id, event.name, str(event.total_seats), str(event.available_seats),
-         str(event.reservation_count), str(event.version), _window(event))
+        (
+            event.event_id,
+            event.name,
+            str(event.total_seats),
+            str(event.available_seats),
+            str(event.reservation_count),
+            str(event.version),
+            _window(event),
+        )
         for event in found
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
-        cells = (text.rjust(width) if 2 <= place <= 5 else text.ljust(width)
-                 for place, (text, width) in enumerate(zip(row, widths, strict=True)))
+        cells = (
+            text.rjust(width) if 2 <= place <= 5 else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
         click.echo("  ".join(cells).rstrip())
 
 

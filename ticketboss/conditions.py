@@ -19,7 +19,9 @@ def if_match(required: bool = False) -> IfMatch:
     if tags.star_tag:
         return ANY_VERSION
     # Strong comparison: a weak tag matches nothing. A version has at most 19 digits.
-    return IfMatch(frozenset(int(tag) for tag in tags.as_set() if tag.isdecimal() and len(tag) < 20))
+    return IfMatch(
+        frozenset(int(tag) for tag in tags.as_set() if tag.isdecimal() and len(tag) < 20)
+    )
 
 
 def tagged(body: dict, version: int | None) -> Response:

@@ -83,7 +83,9 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         threads=number("THREADS", default.threads, 4, 256),
         pool_size=number("POOL_SIZE", default.pool_size, 2, 64),
         log_format=matching(
-            "LOG_FORMAT", default.log_format, re.compile(r"(auto|json|text)\Z"),
+            "LOG_FORMAT",
+            default.log_format,
+            re.compile(r"(auto|json|text)\Z"),
             "auto, json or text",
         ),
         admin_key=admin_key,

@@ -91,7 +91,9 @@ def statement(name: str) -> str:
 
 def without_comments(sql: str) -> str:
     """Drop the lines of `sql` that are comments or empty."""
-    lines = (line for line in sql.splitlines() if line.strip() and not line.lstrip().startswith("--"))
+    lines = (
+        line for line in sql.splitlines() if line.strip() and not line.lstrip().startswith("--")
+    )
     return "\n".join(lines)
 
 

@@ -108,8 +108,14 @@ class Server:
             if owner is not None:
                 os.chown(aside, owner.pw_uid, owner.pw_gid)
             # Trusting is safe: only the owner of its folder can open the socket.
-            self._run("initdb", aside, "--auth=trust", "--encoding=UTF8", "--locale=C",
-                      "--username=postgres")
+            self._run(
+                "initdb",
+                aside,
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--username=postgres",
+            )
             aside.rename(self.cluster)
         if self.socket != self.cluster:
             with contextlib.suppress(FileExistsError):
@@ -120,8 +126,14 @@ class Server:
                 raise EmbeddedError(f"{self.socket} belongs to somebody else")
         options = f"-c listen_addresses= -c unix_socket_directories={shlex.quote(str(self.socket))}"
         self._control(
-            "start", "--wait", f"--timeout={START_SECONDS}", "--silent",
-            "--log", str(self.cluster / "server.log"), "-o", options,
+            "start",
+            "--wait",
+            f"--timeout={START_SECONDS}",
+            "--silent",
+            "--log",
+            str(self.cluster / "server.log"),
+            "-o",
+            options,
         )
 
     def _control(self, *arguments: str, check: bool = True) -> int:
@@ -130,14 +142,26 @@ class Server:
     def _run(self, program: str, cluster: Path, *arguments: str, check: bool = True) -> int:
         """Run one of PostgreSQL's programs on a cluster; raise EmbeddedError if it fails."""
         owner = _owner()
-        account = {} if owner is None else {
-            "user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": [],
-        }
+        account = (
+            {}
+            if owner is None
+            else {
+                "user": owner.pw_uid,
+                "group": owner.pw_gid,
+                "extra_groups": [],
+            }
+        )
         # A Ctrl-C at the terminal is for the service, which then stops the server.
         done = subprocess.run(
             [programs() / program, "--pgdata", cluster, *arguments],
-            cwd="/", text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, check=False, **account,
+            cwd="/",
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            check=False,
+            **account,
         )
         if check and done.returncode != 0:
             lines = done.stdout.strip().splitlines() or ["no reason given"]
@@ -173,7 +197,8 @@ def _owner() -> pwd.struct_passwd | None:
     except KeyError:
         done = subprocess.run(
             ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SERVANT],
-            capture_output=True, text=True,
+            capture_output=True,
+            text=True,
         )
     try:
         return pwd.getpwnam(SERVANT)

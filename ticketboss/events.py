@@ -91,8 +91,10 @@ def reservations(event_id: str):
         # The cursor is the last reservation of the page before: it proves itself.
         last = _uuid(_decode(query["after"]))
         last = last and store.read_reservation(last)
-        if not last or last.event_id != event_id or query["partner_id"] not in (
-            None, last.partner_id
+        if (
+            not last
+            or last.event_id != event_id
+            or query["partner_id"] not in (None, last.partner_id)
         ):
             raise _not_a_cursor()
         after = last.created_version

@@ -8,8 +8,10 @@ from ticketboss import limits, logs, startup
 _config = startup.load_config()
 
 wsgi_app = "ticketboss:create_app()"
-bind = f"[{_config.host}]:{_config.port}" if ":" in _config.host else (
-    f"{_config.host}:{_config.port}"
+bind = (
+    f"[{_config.host}]:{_config.port}"
+    if ":" in _config.host
+    else (f"{_config.host}:{_config.port}")
 )
 
 # Threads wait for the database side by side; processes use the cores.

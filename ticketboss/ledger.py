@@ -44,7 +44,8 @@ class Replay:
             self.live[entry.reservation_id] = entry.seats
         self._expect(
             f"available seats at change {entry.version}",
-            entry.available_seats, self.available_seats,
+            entry.available_seats,
+            self.available_seats,
         )
         # Go on from what is written, so that one difference is told once.
         self.available_seats = entry.available_seats
@@ -72,15 +73,24 @@ def verify(database: Database) -> Iterator[tuple[str, int, list[str]]]:
             replay = Replay(initial)
             rows = True
             while rows:
-                rows = run(statement("list_ledger"), {
-                    "event_id": event_id, "after": replay.version, "limit": PAGE,
-                })
+                rows = run(
+                    statement("list_ledger"),
+                    {
+                        "event_id": event_id,
+                        "after": replay.version,
+                        "limit": PAGE,
+                    },
+                )
                 for row in rows:
                     replay.apply(LedgerEntry(*row))
             replay.compare(*stored)
-            strayed = run(statement("list_strayed_reservations"), {
-                "event_id": event_id, "limit": SHOWN,
-            })
+            strayed = run(
+                statement("list_strayed_reservations"),
+                {
+                    "event_id": event_id,
+                    "limit": SHOWN,
+                },
+            )
             replay.differences += [
                 f"reservation {row[0]} is not as its last change left it" for row in strayed
             ]

@@ -24,8 +24,8 @@ REQUEST_DEADLINE = 5.0
 # Full jitter between two tries: a random part of a span that doubles from the
 # first to the last of these. One commit takes about 2 ms, so the first try
 # waits for about one rival.
-RETRY_FIRST = 0.002
-RETRY_LAST = 0.064
+RETRY_FIRST = 0.001
+RETRY_LAST = 0.004
 
 # /health trusts a success of the database that is at most this old.
 HEALTH_FRESHNESS = 1.0

@@ -9,7 +9,12 @@ import sys
 from datetime import datetime, timezone
 
 # What a record has of its own; everything else was passed as `extra`.
-_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 
 
 def configure(log_format: str) -> None:

@@ -20,7 +20,6 @@ class Event:
     created_at: datetime
     read_at: datetime
     unsettled: bool
-    written_at: datetime | None = None
 
     @property
     def reserved_seats(self) -> int:

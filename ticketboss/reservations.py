@@ -44,8 +44,11 @@ def reserve(event_id: str):
     outcome = write_path.submit(
         event_id,
         Reserve(
-            new_reservation_id(), event_id, **members,
-            idempotency_key=_idempotency_key(), if_match=if_match(),
+            new_reservation_id(),
+            event_id,
+            **members,
+            idempotency_key=_idempotency_key(),
+            if_match=if_match(),
         ),
     )
     response = _answer(outcome)

@@ -130,9 +130,12 @@ def _number(name: str, lowest: int, highest: int, message: str = "", **options) 
 
 def _seats() -> fields.Integer:
     return _number(
-        "seats", limits.SEATS_MINIMUM, limits.SEATS_MAXIMUM, required=True,
+        "seats",
+        limits.SEATS_MINIMUM,
+        limits.SEATS_MAXIMUM,
+        required=True,
         message=f"number of seats must be between {limits.SEATS_MINIMUM}"
-                f" and {limits.SEATS_MAXIMUM}",
+        f" and {limits.SEATS_MAXIMUM}",
     )
 
 

@@ -38,19 +38,30 @@ class Store:
 
     # --- Events ---------------------------------------------------------------
 
-    def create_event(self, event_id: str, name: str, total_seats: int,
-                     sales_open_at: datetime | None = None,
-                     sales_close_at: datetime | None = None) -> bool:
+    def create_event(
+        self,
+        event_id: str,
+        name: str,
+        total_seats: int,
+        sales_open_at: datetime | None = None,
+        sales_close_at: datetime | None = None,
+    ) -> bool:
         """Create an event; tell whether it was created now (False: it exists)."""
-        return bool(self.database.read(statement("create_event"), {
-            "event_id": event_id, "name": name, "total_seats": total_seats,
-            "sales_open_at": sales_open_at, "sales_close_at": sales_close_at,
-        }))
+        return bool(
+            self.database.read(
+                statement("create_event"),
+                {
+                    "event_id": event_id,
+                    "name": name,
+                    "total_seats": total_seats,
+                    "sales_open_at": sales_open_at,
+                    "sales_close_at": sales_close_at,
+                },
+            )
+        )
 
     def read_event(self, event_id: str) -> Event | None:
-        rows = self.database.read(
-            statement("read_event"), {"event_id": event_id, "version": None, "batch_id": None}
-        )
+        rows = self.database.read(statement("read_event"), {"event_id": event_id})
         return Event(*rows[0]) if rows else None
 
     def read_event_unsettled(self, event_id: str) -> Event | None:
@@ -73,10 +84,16 @@ class Store:
         self, event_id: str, partner_id: str | None, status: str | None, after: int, limit: int
     ) -> Page | None:
         """Return reservations made by a version greater than `after`."""
-        rows = self.database.read(statement("list_reservations"), {
-            "event_id": event_id, "partner_id": partner_id, "status": status,
-            "after": after, "limit": limit,
-        })
+        rows = self.database.read(
+            statement("list_reservations"),
+            {
+                "event_id": event_id,
+                "partner_id": partner_id,
+                "status": status,
+                "after": after,
+                "limit": limit,
+            },
+        )
         return _page(rows, lambda *row: _reservation(row))
 
     def list_changes(self, event_id: str, after: int, limit: int) -> Page | None:
@@ -93,28 +110,38 @@ class Store:
 
         Nothing is read, and the time is None, where no change is about any.
         """
-        ids = [str(c.reservation_id) for c in changes
-               if not isinstance(c, Reserve) and hasattr(c, "reservation_id")]
-        keys = [(c.partner_id, c.idempotency_key) for c in changes
-                if isinstance(c, Reserve) and c.idempotency_key is not None]
+        ids = [
+            str(c.reservation_id)
+            for c in changes
+            if not isinstance(c, Reserve) and hasattr(c, "reservation_id")
+        ]
+        keys = [
+            (c.partner_id, c.idempotency_key)
+            for c in changes
+            if isinstance(c, Reserve) and c.idempotency_key is not None
+        ]
         if not ids and not keys:
             return [], None
-        rows = self.database.read(statement("read_reservations"), {
-            "reservation_ids": ids,
-            "partner_ids": [partner for partner, _ in keys],
-            "idempotency_keys": [key for _, key in keys],
-        })
+        rows = self.database.read(
+            statement("read_reservations"),
+            {
+                "reservation_ids": ids,
+                "partner_ids": [partner for partner, _ in keys],
+                "idempotency_keys": [key for _, key in keys],
+            },
+        )
         return [_reservation(row[:-1]) for row in rows], rows[0][-1] if rows else None
 
-    def write(self, plan: Plan, batch_id: UUID) -> Event:
-        """Write a plan as one transaction and return the event as it then is.
+    def write(self, plan: Plan, batch_id: UUID) -> datetime | None:
+        """Write a plan as one transaction and return the time that its changes carry.
 
-        Its written_at is None if the event was no longer as the plan saw it;
-        then nothing was written.
+        None if the event was no longer as the plan saw it; nothing was written then.
         """
         entries, seen, event = plan.entries, plan.seen, plan.event
-        created = [plan.created.get(entry.reservation_id) if entry.type in ("reserved", "held")
-                   else None for entry in entries]
+        created = [
+            plan.created.get(entry.reservation_id) if entry.type in ("reserved", "held") else None
+            for entry in entries
+        ]
         sql = statement("write_batch")
         parameters = {
             "event_id": seen.event_id,
@@ -128,8 +155,9 @@ class Store:
             "sales_close_at": event.sales_close_at,
             "sells": plan.sells,
             "types": [entry.type for entry in entries],
-            "reservation_ids": [entry.reservation_id and str(entry.reservation_id)
-                                for entry in entries],
+            "reservation_ids": [
+                entry.reservation_id and str(entry.reservation_id) for entry in entries
+            ],
             "partner_ids": [entry.partner_id for entry in entries],
             "seats": [entry.seats for entry in entries],
             "available_seats": [entry.available_seats for entry in entries],
@@ -137,7 +165,7 @@ class Store:
             "idempotency_keys": [new and new.idempotency_key for new in created],
         }
         if plan.changed:
-            sql += "\n" + statement("update_reservations")
+            sql = "\n".join((sql, statement("update_reservations"), statement("lock_batch")))
             changed = plan.changed.values()
             parameters |= {
                 "changed_ids": [str(r.reservation_id) for r in changed],
@@ -147,23 +175,32 @@ class Store:
                 "changed_expires_at": [r.expires_at for r in changed],
                 "changed_confirms": [r.confirmed_at is NOW for r in changed],
             }
-        rows = self.database.write(sql + "\n" + statement("read_event"), parameters)
-        return Event(*rows[0])
+        rows = self.database.write(sql, parameters)
+        return rows[0][0] if rows else None
 
     def settle(self, event: Event) -> Event:
         """Settle a bounded number of expired holds and return the event as it then is."""
         rows = self.database.write(
             statement("settle_expired_holds") + "\n" + statement("read_event"),
-            {"event_id": event.event_id, "version": event.version, "batch_id": str(uuid4()),
-             "limit": limits.SETTLE_HOLDS},
+            {
+                "event_id": event.event_id,
+                "version": event.version,
+                "batch_id": str(uuid4()),
+                "limit": limits.SETTLE_HOLDS,
+            },
         )
         return Event(*rows[0])
 
     def find_batch(self, event_id: str, version: int, batch_id: UUID) -> datetime | None:
         """Return when a batch was written on top of `version`, durably; None if it was not."""
-        rows = self.database.read(statement("lock_batch"), {
-            "event_id": event_id, "version": version, "batch_id": str(batch_id),
-        })
+        rows = self.database.read(
+            statement("lock_batch"),
+            {
+                "event_id": event_id,
+                "version": version,
+                "batch_id": str(batch_id),
+            },
+        )
         return rows[0][0] if rows else None
 
     def make_durable(self, reservation_ids: set[UUID]) -> None:

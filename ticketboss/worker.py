@@ -25,7 +25,13 @@ def write_error(sock, status_int: int, reason: str, mesg: str) -> None:
     """
     request_id = secrets.token_hex(16)
     code = "invalid_request" if status_int == 400 else reason.lower().replace(" ", "_")
-    body = json.dumps({"error": _SENTENCES.get(status_int, "The request is not valid HTTP"), "code": code, "requestId": request_id})
+    body = json.dumps(
+        {
+            "error": _SENTENCES.get(status_int, "The request is not valid HTTP"),
+            "code": code,
+            "requestId": request_id,
+        }
+    )
     answer = (
         f"HTTP/1.1 {status_int} {reason}\r\n"
         "Connection: close\r\n"

@@ -169,6 +169,7 @@ class WritePath:
         deadline = min(turn.deadline for turn in batch)
         pause = limits.RETRY_FIRST
         current = False
+        conflicts = 0
         lost: list[Sent] = []
         while True:
             try:
@@ -198,14 +199,17 @@ class WritePath:
                     sent.answer(batch, event.read_at)
                     return event
                 try:
-                    event, current = store.write(plan, sent.batch_id), True
+                    written_at = store.write(plan, sent.batch_id)
                 except ConnectionLost:
                     lost.append(sent)
                     raise
-                if event.written_at is not None:
-                    sent.answer(batch, event.written_at)
-                    return event
+                if written_at is not None:
+                    sent.answer(batch, written_at)
+                    # Where there are rivals, what is remembered is soon wrong.
+                    return None if conflicts else plan.event
+                raise Conflict
             except Conflict:
+                conflicts += 1
                 event = None
             except ConnectionLost:
                 event = None

@@ -1,0 +1,51 @@
+"""The service and, beside it, what the benchmark needs: a no-op, and counts of attempts."""
+
+import os
+from collections import Counter
+
+from flask import Flask, g, jsonify
+
+from ticketboss import create_app, reservations
+from ticketboss.bodies import read_object
+from ticketboss.database import Conflict
+
+
+def application() -> Flask:
+    """Return the application with `POST /noop`, the measure of what Python and HTTP cost."""
+    app = create_app()
+    _count(app.extensions["ticketboss"]["store"])
+
+    @app.post("/noop")
+    def noop():
+        members = reservations.RESERVE.read(read_object())
+        g.partner_id = members["partner_id"]
+        response = jsonify(reservationId=str(reservations.new_reservation_id()), **members)
+        response.status_code = 201
+        return response
+
+    @app.get("/counters")
+    def counters():
+        return jsonify(pid=os.getpid(), **app.extensions["ticketboss"]["store"].counts)
+
+    return app
+
+
+def _count(store) -> None:
+    counts = Counter()
+    write = store.write
+
+    def counted(plan, batch_id):
+        try:
+            written_at = write(plan, batch_id)
+        except Conflict:
+            counts["serialization_failures"] += 1
+            raise
+        if written_at is None:
+            counts["version_conflicts"] += 1
+        else:
+            counts["commits"] += 1
+            counts["changes"] += len(plan.entries)
+        return written_at
+
+    store.write = counted
+    store.counts = counts

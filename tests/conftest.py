@@ -1,0 +1,88 @@
+"""One real PostgreSQL per session, emptied for every test."""
+
+import contextlib
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from serving import ADMIN_KEY, Server, postgresql, run_sql
+
+from ticketboss import create_app
+from ticketboss.config import Config
+
+
+@pytest.fixture(scope="session")
+def dsn():
+    """Give the connection string of a PostgreSQL that belongs to this session alone."""
+    # A short path outside the checkout: two runs go side by side.
+    folder = Path(tempfile.mkdtemp(prefix="ticketboss-test-"))
+    try:
+        with postgresql(folder) as connection_string:
+            yield connection_string
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def application(dsn):
+    return create_app(Config(database_url=dsn, admin_key=ADMIN_KEY))
+
+
+@pytest.fixture
+def sql(dsn):
+    """Give a function that runs a statement in a transaction of its own."""
+    return lambda statement, parameters=None: run_sql(dsn, statement, parameters)
+
+
+@pytest.fixture(autouse=True)
+def _empty(application, sql):
+    """Empty the tables, and leave the default event as a first start makes it."""
+    sql("TRUNCATE events, reservations, ledger")
+    sql(
+        "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
+        " VALUES ('node-meetup-2025', 'Node.js Meet-up', 500, 500, 500)"
+    )
+
+
+@pytest.fixture
+def client(application):
+    """Give Flask's test client, without gunicorn, for everything that needs no concurrency."""
+    return application.test_client()
+
+
+@pytest.fixture
+def store(application):
+    return application.extensions["ticketboss"]["store"]
+
+
+@pytest.fixture
+def write_path(application):
+    return application.extensions["ticketboss"]["write_path"]
+
+
+@pytest.fixture(scope="session")
+def server(dsn, application):
+    """Give a running gunicorn with two workers on the session's database."""
+    with Server(dsn) as running:
+        yield running
+
+
+@pytest.fixture
+def serve(dsn):
+    """Give a function that starts another server with an environment of its own."""
+    with contextlib.ExitStack() as stack:
+        yield lambda database=dsn, **environment: stack.enter_context(
+            Server(database, **environment)
+        )
+
+
+@pytest.fixture
+def verify(application):
+    """Give a function that replays every ledger and returns the exit status and output."""
+
+    def run():
+        result = application.test_cli_runner().invoke(args=["verify"])
+        return result.exit_code, result.output
+
+    return run
