@@ -8,15 +8,17 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "run, dev, bench and verify take settings, such as: make run PORT=9000"
 
 .PHONY: run
-run: $(VENV)/run ## Serve on http://127.0.0.1:8080 (PORT, HOST, DATABASE_URL, EVENT_ID, TICKETBOSS_DATA)
-	@exec $(BIN)/gunicorn -c python:ticketboss.gunicorn_conf
+run: $(VENV)/run ## Serve on http://127.0.0.1:8080, with a PostgreSQL of its own
+	@exec $(BIN)/python -m gunicorn -c python:ticketboss.gunicorn_conf
 
 .PHONY: dev
-dev: $(VENV)/run ## Serve with readable logs, and reload on every change
-	@LOG_FORMAT=text exec $(BIN)/python -m ticketboss.development
+dev: $(VENV)/run ## Serve with readable logs, and start anew on every change
+	@exec $(BIN)/python -m ticketboss.development
 
 .PHONY: test
 test: $(VENV)/test ## Run the tests, on a PostgreSQL of their own
@@ -25,22 +27,33 @@ test: $(VENV)/test ## Run the tests, on a PostgreSQL of their own
 .PHONY: lint
 lint: $(VENV)/test ## Check the style of the code
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: bench
+bench: $(VENV)/test ## Measure a hot sale: rates, latencies, conflicts
+	@exec $(BIN)/python -m tests.benchmark
 
 .PHONY: verify
 verify: $(VENV)/run ## Replay the ledger of every event against its numbers
-	@$(BIN)/flask --app wsgi verify
+	@exec $(BIN)/flask --app wsgi verify
 
 .PHONY: clean
-clean: ## Remove the virtual environment and build products, but no data
+clean: ## Remove what make made, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
+# What python3 can do, or nothing: $(call able,<a statement that fails where it cannot>)
+able = $(shell $(PYTHON) -c '$(1)' 2>/dev/null && echo yes)
+
 # One stamp for what serving needs, one for what testing needs on top of it.
+# $(error), expanded when the recipe is due, is how make says something in one line.
 $(VENV)/run: extra = embedded
 $(VENV)/test: extra = test
 $(VENV)/run $(VENV)/test: setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-		|| { echo "TicketBoss needs Python 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "Installing into $(VENV) ..."
+	$(if $(call able,import sys; assert sys.version_info >= (3, 10)),,$(error \
+		TicketBoss needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3))
+	$(if $(call able,import ensurepip; import venv),,$(error \
+		$(PYTHON) lacks its venv module (Debian and Ubuntu: apt install python3-venv)))
+	@echo "Installing into $(VENV), once; this may take a minute ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(extra)]'
 	@touch $@

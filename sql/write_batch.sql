@@ -1,42 +1,51 @@
--- Write the changes of one batch, if nobody has changed the event since it was read.
+-- Write the changes of one batch, if the event is as their decisions suppose it.
 --
 -- The event's row, one ledger row per change, and one row per new reservation;
 -- update_reservations.sql follows in the same transaction where existing ones
--- change. Nothing is written if the version differs, if a hold has expired
--- and is not settled (its seats belong to the pool, so the decisions may be
--- wrong), or if seats would be sold outside the sales window.
+-- change. Nothing is written if the event's version differs from the one seen
+-- (where one was seen), if it has fewer seats than the batch needs on its way,
+-- if a hold has expired and is not settled (its seats belong to the pool), or if
+-- seats would be sold outside the sales window.
 --
--- One row:  it is written; at is the time that all its changes carry.
+-- One row:  it is written, on top of seen_version and seen_seats; at is the time
+--           that all its changes carry.
 -- No row:   it is not.
-WITH written AS (
-    UPDATE events
-    SET available_seats = available_seats + %(available_change)s,
-        total_seats = total_seats + %(total_change)s,
-        reservation_count = reservation_count + %(count_change)s,
-        version = version + cardinality(%(types)s),
-        name = %(name)s,
-        sales_open_at = %(sales_open_at)s,
-        sales_close_at = %(sales_close_at)s
+WITH seen AS (
+    SELECT version, available_seats
+    FROM events
     WHERE event_id = %(event_id)s
-      AND version = %(version)s
+      AND version = coalesce(%(version)s, version)
+      AND available_seats >= %(needed_seats)s
+      AND (NOT %(sells)s
+           OR (sales_open_at IS NULL OR sales_open_at <= now())
+          AND (sales_close_at IS NULL OR now() < sales_close_at))
       AND NOT EXISTS (
           SELECT FROM reservations
           WHERE reservations.event_id = %(event_id)s
             AND status = 'held'
             AND expires_at <= now()
       )
-      AND (NOT %(sells)s
-           OR (sales_open_at IS NULL OR sales_open_at <= now())
-          AND (sales_close_at IS NULL OR now() < sales_close_at))
-    RETURNING event_id, version - cardinality(%(types)s) AS seen_version
+), written AS (
+    UPDATE events
+    SET available_seats = events.available_seats + %(available_change)s,
+        total_seats = total_seats + %(total_change)s,
+        reservation_count = reservation_count + %(count_change)s,
+        version = events.version + cardinality(%(types)s),
+        name = CASE WHEN %(edits)s THEN %(name)s ELSE name END,
+        sales_open_at = CASE WHEN %(edits)s THEN %(sales_open_at)s ELSE sales_open_at END,
+        sales_close_at = CASE WHEN %(edits)s THEN %(sales_close_at)s ELSE sales_close_at END
+    FROM seen
+    WHERE events.event_id = %(event_id)s
+      AND events.version = seen.version
+    RETURNING event_id, seen.version AS seen_version, seen.available_seats AS seen_seats
 ), change AS (
-    SELECT written.event_id, seen_version + position AS version, type, reservation_id,
-           partner_id, seats, available_seats, hold_seconds, idempotency_key
+    SELECT event_id, seen_version + position AS version, type, reservation_id, partner_id, seats,
+           seen_seats + available_change AS available_seats, hold_seconds, idempotency_key
     FROM written,
          unnest(%(types)s, %(reservation_ids)s::uuid[], %(partner_ids)s::text[],
-                %(seats)s::integer[], %(available_seats)s::integer[],
+                %(seats)s::integer[], %(available_changes)s::integer[],
                 %(hold_seconds)s::integer[], %(idempotency_keys)s::text[])
-         WITH ORDINALITY AS change (type, reservation_id, partner_id, seats, available_seats,
+         WITH ORDINALITY AS change (type, reservation_id, partner_id, seats, available_change,
                                     hold_seconds, idempotency_key, position)
 ), entered AS (
     INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats,
@@ -56,4 +65,4 @@ WITH written AS (
     FROM change
     WHERE type IN ('reserved', 'held')
 )
-SELECT now() AS at FROM written;
+SELECT now() AS at, seen_version FROM written;

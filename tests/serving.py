@@ -92,7 +92,7 @@ class Server:
             **({"DATABASE_URL": dsn} if dsn else {}),
             **environment,
         }
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
         self.process = None
 
     def start(self, wait: bool = True) -> "Server":

@@ -17,8 +17,9 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config, dsn = startup.prepare(config)
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES + 1  # see bodies
     app.json.sort_keys = False
+    app.url_map.merge_slashes = False  # an address is right or wrong, never redirected
     logs.configure(config.log_format)
 
     store = Store(Database(dsn, config.pool_size))

@@ -7,8 +7,10 @@ and fails on deep nesting with a 500.
 import json
 
 from flask import request
+from gunicorn.http.errors import ParseException
 
-from ticketboss.errors import InvalidRequest, UnsupportedMediaType
+from ticketboss import limits
+from ticketboss.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 
 def _object(pairs: list[tuple]) -> dict:
@@ -26,7 +28,29 @@ def _constant(name: str):
     raise InvalidRequest(f"{name} is not JSON", fields={})
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+def _integer(digits: str) -> int:
+    # Python refuses to read more than 4,300 digits; these are beyond every range already.
+    return int(digits[:32])
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+
+
+def _read() -> bytes:
+    """Return the whole body, or raise: no part of one is taken for all of it.
+
+    werkzeug stops reading at MAX_CONTENT_LENGTH (one byte past our limit) in a
+    chunked body, and gunicorn at the end of the connection, without a word.
+    """
+    try:
+        body = request.get_data(cache=False)
+    except ParseException:  # a malformed chunk
+        raise InvalidRequest("The body is not valid HTTP", fields={}) from None
+    if len(body) > limits.BODY_BYTES:
+        raise PayloadTooLarge
+    if request.content_length not in (None, len(body)):
+        raise InvalidRequest("The body is shorter than its Content-Length", fields={})
+    return body
 
 
 def read_object() -> dict:
@@ -40,7 +64,7 @@ def read_object() -> dict:
     if request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
         raise UnsupportedMediaType
     try:
-        value = _DECODER.decode(request.get_data(cache=False).decode("utf-8"))
+        value = _DECODER.decode(_read().decode("utf-8"))
     except (ValueError, RecursionError):  # bad UTF-8, bad JSON, too long a number, too deep
         raise InvalidRequest("The body is not valid JSON in UTF-8", fields={}) from None
     if not isinstance(value, dict):

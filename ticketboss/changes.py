@@ -14,11 +14,11 @@ from ticketboss.errors import (
     CancelledBefore,
     CannotGrow,
     CapacityBelowReserved,
+    EmptySalesWindow,
     ExpiredBefore,
     HoldExpired,
     HoldLimit,
     IdempotencyKeyReused,
-    InvalidRequest,
     NotEnoughSeats,
     NotHeld,
     PreconditionFailed,
@@ -35,7 +35,11 @@ NOW = object()
 class Plan:
     """What a batch would write: the event as its changes leave it, and their rows."""
 
-    def __init__(self, event: Event, reservations: list[Reservation], now: datetime):
+    def __init__(
+        self, event: Event, reservations: list[Reservation], now: datetime, supposed: bool = False
+    ):
+        # The event is supposed rather than seen: its numbers only count differences.
+        self.supposed = supposed
         self.seen = event
         self.event = replace(event)
         self.now = now
@@ -49,10 +53,15 @@ class Plan:
         # What is acknowledged a second time.
         self.repeated: set[UUID] = set()
 
-    @property
-    def sells(self) -> bool:
-        """Whether any change needs the sales window to be open."""
-        return bool(self.created)
+    @classmethod
+    def supposing(cls, event_id: str, reservations: list[Reservation]) -> "Plan":
+        """Plan on an event that was not read, as if it were on sale with seats for all.
+
+        The write proves it or writes nothing.
+        """
+        plenty = limits.TOTAL_SEATS_MAXIMUM
+        event = Event(event_id, "", plenty, plenty, 0, 0, None, None, NOW, NOW, False)
+        return cls(event, reservations, NOW, supposed=True)
 
     def create(self, reservation: Reservation, type: str) -> Reservation:
         self.event.available_seats -= reservation.seats
@@ -85,7 +94,7 @@ class Plan:
                 self.event.available_seats,
             )
         )
-        return self.event
+        return replace(self.event)
 
     def existing(self, reservation_id: UUID) -> Reservation:
         """Return a reservation of this event as it stands here; raise ReservationNotFound."""
@@ -94,9 +103,12 @@ class Plan:
             raise ReservationNotFound
         return reservation
 
-    def date(self, at: datetime) -> None:
-        """Put the time of the write where the outcomes say NOW."""
+    def place(self, at: datetime, seen_version: int) -> None:
+        """Put the outcomes where they were written: their versions, and the time for NOW."""
+        shift = seen_version - self.seen.version
         for reservation in self.shown:
+            reservation.version += shift
+            reservation.created_version += shift if reservation.created_at is NOW else 0
             if reservation.created_at is NOW:
                 reservation.created_at = at
                 if reservation.hold_seconds is not None:
@@ -124,13 +136,13 @@ class Plan:
 
 @dataclass(slots=True, frozen=True)
 class IfMatch:
-    """The versions that a request insists on (RFC 9110, section 13.1.1); none given: any."""
+    """The entity tags that a request insists on (RFC 9110, section 13.1.1); None: any."""
 
-    versions: frozenset[int] | None = None
+    tags: frozenset[str] | None = None
 
     def check(self, version: int) -> None:
         """Raise PreconditionFailed unless `version` is one of those."""
-        if self.versions is not None and version not in self.versions:
+        if self.tags is not None and str(version) not in self.tags:
             raise PreconditionFailed(version=version)
 
 
@@ -157,6 +169,11 @@ class Reserve:
     hold_seconds: int | None = None
     idempotency_key: str | None = None
     if_match: IfMatch = ANY_VERSION
+
+    @property
+    def supposes(self) -> bool:
+        """Whether it can be decided on an event that was not read."""
+        return self.if_match is ANY_VERSION
 
     def apply(self, plan: Plan) -> Outcome:
         if self.idempotency_key is not None:
@@ -289,10 +306,7 @@ class Edit:
         opens = self.fields.get("sales_open_at", event.sales_open_at)
         closes = self.fields.get("sales_close_at", event.sales_close_at)
         if opens is not None and closes is not None and opens >= closes:
-            raise InvalidRequest(
-                "salesOpenAt must be before salesCloseAt",
-                fields={"sales_open_at": ["must be before salesCloseAt"]},
-            )
+            raise EmptySalesWindow
         return plan.edit(**self.fields, available_seats=total - event.reserved_seats)
 
 

@@ -16,22 +16,25 @@ def if_match(required: bool = False) -> IfMatch:
             raise PreconditionRequired
         return ANY_VERSION
     tags = request.if_match
-    if tags.star_tag:
-        return ANY_VERSION
-    # Strong comparison: a weak tag matches nothing. A version has at most 19 digits.
-    return IfMatch(
-        frozenset(int(tag) for tag in tags.as_set() if tag.isdecimal() and len(tag) < 20)
-    )
+    # Strong comparison: a weak tag matches nothing.
+    return ANY_VERSION if tags.star_tag else IfMatch(frozenset(tags.as_set()))
 
 
 def tagged(body: dict, version: int | None) -> Response:
     """Return `body` with its entity tag, or 304 where the client has this version.
 
-    Without a version there is no tag, and the client gets the body.
+    Without a version there is no tag, and the client gets the body. Raises
+    PreconditionFailed where a read insists on another version.
     """
-    response = jsonify(body)
-    if version is not None:
-        response.set_etag(str(version))
-        if request.method in ("GET", "HEAD") and "If-None-Match" in request.headers:
-            response.make_conditional(request)
+    if version is None:
+        return jsonify(body)
+    tag = str(version)
+    response = None
+    if request.method in ("GET", "HEAD"):
+        if_match().check(version)
+        seen = request.if_none_match
+        if seen.star_tag or seen.contains_weak(tag):
+            response = Response(status=304)
+    response = response or jsonify(body)
+    response.headers["ETag"] = f'"{tag}"'
     return response

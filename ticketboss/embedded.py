@@ -15,7 +15,9 @@ import os
 import pwd
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -42,10 +44,15 @@ def use(folder: Path) -> str:
     It is stopped when the last process that uses it exits. Raises EmbeddedError.
     """
     server = Server(folder)
-    server.join()
     owner = os.getpid()
-    # A forked worker inherits this registration, but its master leaves for it.
+    # Before joining, so that an interrupted start is undone, too. A forked worker
+    # inherits this registration, but its master leaves for it.
     atexit.register(lambda: os.getpid() == owner and server.leave())
+    # What would end the process without its exit functions, unless somebody handles it.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    server.join()
     return server.dsn
 
 
@@ -76,6 +83,8 @@ class Server:
 
     def leave(self) -> None:
         """Stop using the server; stop it if nobody else does."""
+        if self._users is None:
+            return
         with self._door():
             try:
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -100,11 +109,12 @@ class Server:
         owner = _owner()
         if owner is not None:
             _open_the_way(self.folder)
+        # Made aside and moved, so that an interrupted start leaves no half of one;
+        # under a new name, because an initdb whose starter was killed goes on.
+        for left in self.folder.glob("postgresql.new-*"):
+            shutil.rmtree(left, ignore_errors=True)
         if not self.cluster.exists():
-            # Made aside and moved, so that an interrupted start leaves no half of one.
-            aside = self.folder / "postgresql.new"
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(mode=0o700)
+            aside = Path(tempfile.mkdtemp(prefix="postgresql.new-", dir=self.folder))
             if owner is not None:
                 os.chown(aside, owner.pw_uid, owner.pw_gid)
             # Trusting is safe: only the owner of its folder can open the socket.
@@ -152,7 +162,7 @@ class Server:
             }
         )
         # A Ctrl-C at the terminal is for the service, which then stops the server.
-        done = subprocess.run(
+        process = subprocess.Popen(
             [programs() / program, "--pgdata", cluster, *arguments],
             cwd="/",
             text=True,
@@ -160,13 +170,20 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            check=False,
             **account,
         )
-        if check and done.returncode != 0:
-            lines = done.stdout.strip().splitlines() or ["no reason given"]
-            raise EmbeddedError(f"the embedded PostgreSQL's {program} failed: {lines[-1]}")
-        return done.returncode
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            # Half a start cannot be undone: a moment later it is a whole one, or none.
+            process.wait()
+            raise
+        if check and process.returncode != 0:
+            reason = (output.strip().splitlines() or ["no reason given"])[-1]
+            if program == "pg_ctl":  # it says "Examine the log output."
+                reason += f" ({cluster / 'server.log'})"
+            raise EmbeddedError(f"the embedded PostgreSQL's {program} failed: {reason}")
+        return process.returncode
 
     def _socket_folder(self) -> Path:
         if len(os.fsencode(self.cluster)) <= LONGEST_SOCKET_FOLDER:

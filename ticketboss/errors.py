@@ -1,5 +1,7 @@
 """The facts a request can meet, and what HTTP says about each of them."""
 
+from datetime import datetime
+
 
 class TicketBossError(Exception):
     """A fact that ends a request. Subclasses fix status, code and sentence.
@@ -15,6 +17,12 @@ class TicketBossError(Exception):
         super().__init__(sentence or self.sentence)
         self.members = members
 
+    def date(self, undated: object, at: datetime) -> None:
+        """Put `at` where a member is `undated`: a time that was not known when it was raised."""
+        for name, value in self.members.items():
+            if value is undated:
+                self.members[name] = at
+
     def body(self) -> dict:
         return {"error": str(self), "code": self.code, **self.members}
 
@@ -22,6 +30,13 @@ class TicketBossError(Exception):
 class InvalidRequest(TicketBossError):
     status, code = 400, "invalid_request"
     sentence = "The request is not valid"
+
+
+class EmptySalesWindow(InvalidRequest):
+    sentence = "salesOpenAt must be before salesCloseAt"
+
+    def __init__(self):
+        super().__init__(fields={"salesOpenAt": [self.sentence]})
 
 
 class PayloadTooLarge(TicketBossError):

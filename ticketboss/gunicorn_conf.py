@@ -1,7 +1,11 @@
 """How gunicorn serves TicketBoss: ``gunicorn -c python:ticketboss.gunicorn_conf``."""
 
+import errno
+import os
 import signal
+import socket
 import sys
+import time
 
 from ticketboss import limits, logs, startup
 
@@ -37,9 +41,17 @@ logs.configure(_config.log_format)
 control_socket_disable = True
 
 
+# How long a start waits for its port: a server that was killed leaves it to its
+# workers, who notice within a second.
+PORT_PATIENCE = 3.0
+
+
 def on_starting(arbiter):
     """Prepare the database before any worker starts, so that a failure is told once."""
     try:
+        # A socket that is handed over, by systemd or by a former self, is in use.
+        if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
+            _check_address()
         startup.prepare(_config)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -47,7 +59,9 @@ def on_starting(arbiter):
 
 def when_ready(arbiter):
     """Say what somebody at a terminal needs, and make Ctrl-C as gentle as SIGTERM."""
-    signal.signal(signal.SIGINT, lambda *_: arbiter.signal(signal.SIGTERM, None))
+    # So is closing the terminal; elsewhere SIGHUP means what it means to gunicorn.
+    for number in (signal.SIGINT, signal.SIGHUP) if os.isatty(0) else (signal.SIGINT,):
+        signal.signal(number, lambda *_: arbiter.signal(signal.SIGTERM, None))
     if sys.stdout.isatty() or _config.database_url is None:
         print(_welcome(), flush=True)
 
@@ -55,6 +69,24 @@ def when_ready(arbiter):
 def post_worker_init(worker):
     """Leave Ctrl-C to the arbiter, which tells the workers to finish first."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_address() -> None:
+    """Exit with one line if nobody can listen there; gunicorn takes ten to say so."""
+    deadline = time.monotonic() + PORT_PATIENCE
+    while True:
+        family = socket.AF_INET6 if ":" in _config.host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((_config.host, _config.port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise SystemExit(
+                        f"ticketboss: cannot listen on {_config.host} port {_config.port}:"
+                        f" {error.strerror}; HOST and PORT choose another"
+                    ) from None
+        time.sleep(0.1)
 
 
 def _welcome() -> str:

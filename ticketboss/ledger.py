@@ -6,6 +6,17 @@ from dataclasses import dataclass, field
 from ticketboss.database import Database, statement
 from ticketboss.model import LedgerEntry
 
+# What a reservation must be before each type of change: nothing yet, held or sold.
+BEFORE = {
+    "reserved": {None},
+    "held": {None},
+    "extended": {"held"},
+    "confirmed": {"held"},
+    "expired": {"held"},
+    "reduced": {"held", "sold"},
+    "cancelled": {"held", "sold"},
+}
+
 # Ledger rows read at a time.
 PAGE = 10_000
 # More differences than this are not listed one by one.
@@ -19,7 +30,7 @@ class Replay:
     total_seats: int
     available_seats: int = field(init=False)
     version: int = 0
-    live: dict = field(default_factory=dict)  # seats by reservation id
+    live: dict = field(default_factory=dict)  # seats, and held or sold, by reservation id
     differences: list[str] = field(default_factory=list)
 
     def __post_init__(self):
@@ -29,7 +40,11 @@ class Replay:
         if entry.version != self.version + 1:
             self.differences.append(f"version {self.version + 1} is missing")
         self.version = entry.version
-        seats = self.live.get(entry.reservation_id, 0)
+        seats, state = self.live.get(entry.reservation_id, (0, None))
+        if state not in BEFORE.get(entry.type, {None}):
+            self.differences.append(
+                f"change {entry.version} is {entry.type}, of a reservation that is {state}"
+            )
         if entry.type == "event_updated":
             self.available_seats += entry.seats - self.total_seats
             self.total_seats = entry.seats
@@ -41,7 +56,9 @@ class Replay:
             if entry.type in ("confirmed", "extended"):
                 self._expect(f"seats of change {entry.version}", entry.seats, seats)
             self.available_seats += seats - entry.seats
-            self.live[entry.reservation_id] = entry.seats
+            if entry.type in ("held", "reserved", "confirmed"):
+                state = "held" if entry.type == "held" else "sold"
+            self.live[entry.reservation_id] = entry.seats, state
         self._expect(
             f"available seats at change {entry.version}",
             entry.available_seats,
@@ -55,7 +72,9 @@ class Replay:
         self._expect("total seats", total, self.total_seats)
         self._expect("available seats", available, self.available_seats)
         self._expect("reservation count", count, len(self.live))
-        self._expect("reserved seats", total - available, sum(self.live.values()))
+        self._expect(
+            "reserved seats", total - available, sum(seats for seats, _ in self.live.values())
+        )
 
     def _expect(self, what: str, stored: int, replayed: int) -> None:
         if stored != replayed:

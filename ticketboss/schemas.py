@@ -85,9 +85,9 @@ class QueryInteger(fields.Field):
         self.lowest, self.highest = lowest, highest
 
     def _deserialize(self, value, attr, data, **kwargs):
-        if re.fullmatch("[0-9]{1,19}", value, re.ASCII):
-            if self.lowest <= int(value) <= self.highest:
-                return int(value)
+        digits = re.fullmatch("[0-9]{1,19}", value, re.ASCII)
+        if digits and self.lowest <= int(value) <= self.highest:
+            return int(value)
         raise ValidationError(f"{attr} must be between {self.lowest} and {self.highest}")
 
 

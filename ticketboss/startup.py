@@ -6,7 +6,7 @@ from functools import cache
 from ticketboss import config as configuration
 from ticketboss import embedded, limits, migrations
 from ticketboss.config import Config, ConfigurationError
-from ticketboss.database import ConnectionLost, Database
+from ticketboss.database import ConnectionLost, Database, Rejected
 from ticketboss.embedded import EmbeddedError
 from ticketboss.errors import Unavailable
 from ticketboss.migrations import MigrationError
@@ -57,5 +57,8 @@ def _migrate_and_seed(dsn: str, event_id: str) -> None:
                 reason = database.last_failure or "no answer in time"
                 raise MigrationError(f"the database cannot be reached: {reason}") from None
             time.sleep(0.2)
+        except Rejected as rejection:
+            reason = str(rejection).partition("\n")[0]
+            raise MigrationError(f"the database cannot be prepared: {reason}") from None
         else:
             return database.close()

@@ -20,6 +20,13 @@ class Page(NamedTuple):
     items: list
 
 
+class Written(NamedTuple):
+    """When a batch was written, and the version that it was written on."""
+
+    at: datetime
+    seen_version: int
+
+
 class Store:
     """The data access of one database. Errors are those of Database.read and write."""
 
@@ -132,35 +139,39 @@ class Store:
         )
         return [_reservation(row[:-1]) for row in rows], rows[0][-1] if rows else None
 
-    def write(self, plan: Plan, batch_id: UUID) -> datetime | None:
-        """Write a plan as one transaction and return the time that its changes carry.
+    def write(self, plan: Plan, batch_id: UUID) -> Written | None:
+        """Write a plan as one transaction, and tell what it was written on.
 
-        None if the event was no longer as the plan saw it; nothing was written then.
+        None if the event was not as the plan supposes it; nothing was written then.
         """
         entries, seen, event = plan.entries, plan.seen, plan.event
         created = [
             plan.created.get(entry.reservation_id) if entry.type in ("reserved", "held") else None
             for entry in entries
         ]
+        edits = any(entry.type == "event_updated" for entry in entries)
         sql = statement("write_batch")
         parameters = {
             "event_id": seen.event_id,
-            "version": seen.version,
+            "version": None if plan.supposed else seen.version,
             "batch_id": str(batch_id),
             "available_change": event.available_seats - seen.available_seats,
             "total_change": event.total_seats - seen.total_seats,
             "count_change": event.reservation_count - seen.reservation_count,
+            "needed_seats": seen.available_seats - min(e.available_seats for e in entries),
+            "edits": edits,
             "name": event.name,
             "sales_open_at": event.sales_open_at,
             "sales_close_at": event.sales_close_at,
-            "sells": plan.sells,
+            # A batch that moves the sales window was decided on where it moves it.
+            "sells": bool(plan.created) and not edits,
             "types": [entry.type for entry in entries],
             "reservation_ids": [
                 entry.reservation_id and str(entry.reservation_id) for entry in entries
             ],
             "partner_ids": [entry.partner_id for entry in entries],
             "seats": [entry.seats for entry in entries],
-            "available_seats": [entry.available_seats for entry in entries],
+            "available_changes": [e.available_seats - seen.available_seats for e in entries],
             "hold_seconds": [new and new.hold_seconds for new in created],
             "idempotency_keys": [new and new.idempotency_key for new in created],
         }
@@ -168,6 +179,7 @@ class Store:
             sql = "\n".join((sql, statement("update_reservations"), statement("lock_batch")))
             changed = plan.changed.values()
             parameters |= {
+                "reservation_id": None,
                 "changed_ids": [str(r.reservation_id) for r in changed],
                 "changed_statuses": [r.status for r in changed],
                 "changed_seats": [r.seats for r in changed],
@@ -176,7 +188,7 @@ class Store:
                 "changed_confirms": [r.confirmed_at is NOW for r in changed],
             }
         rows = self.database.write(sql, parameters)
-        return rows[0][0] if rows else None
+        return Written(*rows[0]) if rows else None
 
     def settle(self, event: Event) -> Event:
         """Settle a bounded number of expired holds and return the event as it then is."""
@@ -191,17 +203,18 @@ class Store:
         )
         return Event(*rows[0])
 
-    def find_batch(self, event_id: str, version: int, batch_id: UUID) -> datetime | None:
-        """Return when a batch was written on top of `version`, durably; None if it was not."""
+    def find_batch(self, plan: Plan, batch_id: UUID) -> Written | None:
+        """Tell whether a plan was written as a batch, durably; None if it was not."""
         rows = self.database.read(
             statement("lock_batch"),
             {
-                "event_id": event_id,
-                "version": version,
+                "event_id": plan.seen.event_id,
+                "version": None if plan.supposed else plan.seen.version,
+                "reservation_id": next((str(new) for new in plan.created), None),
                 "batch_id": str(batch_id),
             },
         )
-        return rows[0][0] if rows else None
+        return Written(*rows[0]) if rows else None
 
     def make_durable(self, reservation_ids: set[UUID]) -> None:
         """Return when everything that can be seen of these reservations is durable."""

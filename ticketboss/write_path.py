@@ -17,15 +17,13 @@ import random
 import threading
 import time
 from collections import deque
-from datetime import datetime
 from uuid import uuid4
 
 from ticketboss import limits
-from ticketboss.changes import Plan
+from ticketboss.changes import NOW, Plan
 from ticketboss.database import Conflict, ConnectionLost, Rejected
 from ticketboss.errors import Contention, EventNotFound, TicketBossError, Unavailable
-from ticketboss.model import Event
-from ticketboss.store import Store
+from ticketboss.store import Store, Written
 
 log = logging.getLogger(__name__)
 
@@ -66,13 +64,12 @@ class Turn:
 class Line:
     """Who waits for one event, while somebody is being served."""
 
-    __slots__ = ("waiting", "event")
+    __slots__ = ("waiting", "suppose")
 
     def __init__(self):
         self.waiting: deque[Turn] = deque()
-        # The event as the last batch left it, for the next to be decided on;
-        # the version check proves it. Gone with the line, so nothing piles up.
-        self.event: Event | None = None
+        # Whether the event was on sale, with seats for all, a moment ago.
+        self.suppose = True
 
 
 class WritePath:
@@ -105,15 +102,20 @@ class WritePath:
 
     def _wait(self, line: Line, turn: Turn) -> bool:
         """Wait to be answered, or to lead; tell which."""
-        if not turn.wait(turn.deadline - time.monotonic()):
-            with self._mutex:
-                if turn in line.waiting:
-                    line.waiting.remove(turn)
-                    turn.answer(failure=Contention())
-            # Taken already: whoever leads is bound by the same deadlines.
-            if not turn.answered and not turn.wait(2 * limits.DATABASE_PATIENCE):
-                raise Unavailable
-        return turn.leads
+        if turn.wait(turn.deadline - time.monotonic()):
+            return turn.leads
+        with self._mutex:
+            if turn in line.waiting:
+                line.waiting.remove(turn)
+                turn.answer(failure=Contention())
+                return False
+        # Taken already: whoever leads is bound by the same deadlines.
+        if turn.wait(2 * limits.DATABASE_PATIENCE):
+            return turn.leads
+        with self._mutex:
+            if turn.leads:  # named, if not woken yet: nobody else will lead
+                return True
+        raise Unavailable
 
     def _lead(self, event_id: str, line: Line, turn: Turn) -> None:
         """Serve the line once, then hand it to the next in it."""
@@ -122,10 +124,7 @@ class WritePath:
             while line.waiting and len(batch) < limits.BATCH_CHANGES:
                 batch.append(line.waiting.popleft())
         try:
-            line.event = self._write(event_id, batch, line.event)
-        except BaseException:
-            line.event = None
-            raise
+            line.suppose = self._write(event_id, batch, line.suppose)
         finally:
             with self._mutex:
                 successor = line.waiting.popleft() if line.waiting else None
@@ -141,10 +140,10 @@ class WritePath:
                 if served is not turn:
                     served.ring()
 
-    def _write(self, event_id: str, batch: list[Turn], event: Event | None) -> Event | None:
-        """Answer every turn of the batch; return the event as it is afterwards, if known."""
+    def _write(self, event_id: str, batch: list[Turn], suppose: bool) -> bool:
+        """Answer every turn of the batch; tell whether the next may suppose the event."""
         try:
-            return self._attempt(event_id, batch, event)
+            return self._attempt(event_id, batch, suppose)
         except TicketBossError as failure:
             for turn in batch:
                 turn.answer(failure=failure)
@@ -152,73 +151,75 @@ class WritePath:
             if len(batch) > 1:
                 # One of them is poisoned: let it fail alone.
                 middle = len(batch) // 2
-                self._write(event_id, batch[:middle], None)
-                return self._write(event_id, batch[middle:], None)
+                self._write(event_id, batch[:middle], False)
+                return self._write(event_id, batch[middle:], False)
             log.error("the database rejects a change: %s", rejection)
-        return None
+        return False
 
-    def _attempt(self, event_id: str, batch: list[Turn], event: Event | None) -> Event | None:
-        """Read, decide and write until the batch is written or its time is over.
+    def _attempt(self, event_id: str, batch: list[Turn], suppose: bool) -> bool:
+        """Decide and write until the batch is written or its time is over.
 
-        An event that is passed in is remembered: what is decided on it counts
-        once the version check has proved it. A batch that writes nothing has no
-        such check and is decided on an event read after its requests arrived.
+        The first try may suppose that the event is on sale with seats for all,
+        which the write proves. Otherwise the event is read, after the requests
+        of the batch arrived, and the version check proves what was read.
         """
         store = self._store
         changes = [turn.change for turn in batch]
         deadline = min(turn.deadline for turn in batch)
         pause = limits.RETRY_FIRST
-        current = False
-        conflicts = 0
+        suppose = suppose and all(getattr(change, "supposes", False) for change in changes)
         lost: list[Sent] = []
+        otherwise = Contention
         while True:
             try:
-                if event is None:
-                    event, current = store.read_event(event_id), True
+                reservations, read_at = store.read_for(changes)
+                overdue = any(r.overdue and r.event_id == event_id for r in reservations)
+                if suppose and not overdue:
+                    plan = Plan.supposing(event_id, reservations)
+                else:
+                    event = store.read_event(event_id)
                     if event is None:
                         raise EventNotFound
+                    if event.unsettled or overdue:
+                        store.settle(event)
+                        if time.monotonic() < deadline:
+                            continue
+                        raise Contention
+                    plan = Plan(event, reservations, read_at or event.read_at)
+                # After the event was read, so that one that lands later conflicts.
                 for sent in lost:
-                    written_at = store.find_batch(event_id, sent.plan.seen.version, sent.batch_id)
-                    if written_at is not None:
-                        sent.answer(batch, written_at)
-                        return None
-                reservations, read_at = store.read_for(changes)
-                if event.unsettled or any(reservation.overdue for reservation in reservations):
-                    event, current = store.settle(event), True
-                    continue
-                plan = Plan(event, reservations, read_at or event.read_at)
+                    if written := store.find_batch(sent.plan, sent.batch_id):
+                        sent.answer(batch, written)
+                        return True
                 sent = Sent(plan, [_decide(change, plan) for change in changes])
                 if plan.repeated:
                     store.make_durable(plan.repeated)
                 if not plan.entries:
-                    if not current:
-                        event = None
-                        continue
-                    if any(sent.plan.seen.version == event.version for sent in lost):
+                    if lost:
                         raise ConnectionLost  # it may land yet, so this may not be the answer
-                    sent.answer(batch, event.read_at)
-                    return event
+                    sent.answer(batch)
+                    return False
                 try:
-                    written_at = store.write(plan, sent.batch_id)
+                    written = store.write(plan, sent.batch_id)
                 except ConnectionLost:
                     lost.append(sent)
                     raise
-                if written_at is not None:
-                    sent.answer(batch, written_at)
-                    # Where there are rivals, what is remembered is soon wrong.
-                    return None if conflicts else plan.event
-                raise Conflict
+                if written:
+                    sent.answer(batch, written)
+                    return True
+                if suppose:
+                    suppose = False
+                    continue
             except Conflict:
-                conflicts += 1
-                event = None
+                pass
             except ConnectionLost:
-                event = None
+                otherwise = Unavailable
                 deadline = min(deadline, time.monotonic() + limits.DATABASE_PATIENCE)
             except Unavailable:
                 if not lost:
                     raise
             if time.monotonic() >= deadline:
-                raise Unavailable if lost else Contention
+                raise otherwise
             time.sleep(random.uniform(0, pause))
             pause = min(2 * pause, limits.RETRY_LAST)
 
@@ -231,9 +232,12 @@ class Sent:
         self.batch_id = uuid4()
         self._decisions = decisions
 
-    def answer(self, batch: list[Turn], at: datetime) -> None:
-        self.plan.date(at)
+    def answer(self, batch: list[Turn], written: Written | None = None) -> None:
+        if written:
+            self.plan.place(*written)
         for turn, (outcome, failure) in zip(batch, self._decisions, strict=True):
+            if written and failure is not None:
+                failure.date(NOW, written.at)
             turn.answer(outcome, failure)
 
 

@@ -36,16 +36,16 @@ def _count(store) -> None:
 
     def counted(plan, batch_id):
         try:
-            written_at = write(plan, batch_id)
+            written = write(plan, batch_id)
         except Conflict:
             counts["serialization_failures"] += 1
             raise
-        if written_at is None:
+        if written is None:
             counts["version_conflicts"] += 1
         else:
             counts["commits"] += 1
             counts["changes"] += len(plan.entries)
-        return written_at
+        return written
 
     store.write = counted
     store.counts = counts

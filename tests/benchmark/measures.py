@@ -1,0 +1,455 @@
+"""The measurements, one function for each row or group of rows of the report.
+
+This machine's load changes from second to second, so what is compared is
+measured side by side: in short slices by turns, the median of whose ratios
+counts.
+"""
+
+import contextlib
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import psycopg2
+
+from tests.benchmark.ground import Ground, Service
+from tests.benchmark.load import FORMS, CannotMeasure, Pgbench, Slice, Wrk
+from ticketboss.changes import Plan, Reserve
+from ticketboss.database import Database
+from ticketboss.reservations import new_reservation_id
+from ticketboss.store import Store
+from ticketboss.write_path import WritePath
+
+CONNECTIONS = (1, 8, 32, 128, 256)
+USUAL = 32
+# Pairs of slices, if two seconds each are to end within five minutes.
+TURNS = 4
+EVENTS = 100
+# A sale that goes on while something else is measured: at most 8 requests
+# every 10 ms, so that it takes the same from whatever it runs beside.
+SALE = {"connections": 8, "pause": 10}
+SMALL, LARGE = 1_000, 1_000_000
+LEAK_PER_100K = 1.0  # MiB
+
+
+@dataclass
+class Row:
+    """A ratio, what it should be, and what it was made from."""
+
+    name: str
+    value: float | None  # None: it could not be measured, and detail says why
+    target: float
+    detail: str
+    at_most: bool = False
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        if self.value is None:
+            return False
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+
+@dataclass
+class Run:
+    """What the measurements share, and what they find."""
+
+    ground: Ground
+    service: Service
+    wrk: Wrk
+    pgbench: Pgbench | None
+    seconds: int
+    say: Callable[[str], None]
+    rows: list[Row] = field(default_factory=list)
+    profile: dict[str, float] = field(default_factory=dict)
+    curve: list[dict] = field(default_factory=list)
+    requests: int = 0
+    failed: int = 0
+    failures: Counter = field(default_factory=Counter)
+    resident_at_start: int = 0
+    tokens: int = 0
+
+    def slice(
+        self,
+        kind: str,
+        event: str = "hot",
+        connections: int = USUAL,
+        service: Service | None = None,
+        seconds: int | None = None,
+        **options,
+    ) -> Slice:
+        """Load the service with one kind of request for a short while."""
+        service = service or self.service
+        done = self.wrk.run(
+            service.port,
+            kind,
+            seconds or self.seconds,
+            connections,
+            **self.options(service, event),
+            **options,
+        )
+        service.empty_log()
+        self.count(done, main=service is self.service)
+        return done
+
+    def options(self, service: Service, event: str) -> dict:
+        self.tokens += 1
+        return {"event": service.ground.event(event), "token": f"{event}-{self.tokens}"}
+
+    def count(self, done: Slice, main: bool = True) -> None:
+        if main:
+            self.requests += done.requests
+        self.failed += done.failed
+        if done.failed:
+            self.failures.update(
+                {f"{done.kind} {status}": n for status, n in done.statuses.items() if status > 299}
+            )
+            self.failures[f"{done.kind} no answer"] += done.broken
+
+    def compare(self, turns: int, first: Callable, second: Callable) -> list[tuple]:
+        """Measure two things by turns, so that neither always goes first."""
+        pairs = []
+        for turn in range(turns):
+            if turn % 2:
+                other = second()
+                pairs.append((first(), other))
+            else:
+                pairs.append((first(), second()))
+        return pairs
+
+    def add(self, name: str, pairs: list[tuple], target: float, detail: str = "") -> None:
+        """Add a row for how fast the first of each pair was, in terms of the second."""
+        values = [one.rate / other.rate if other.rate else 0.0 for one, other in pairs]
+        rates = [
+            statistics.median(part.rate for part in parts) for parts in zip(*pairs, strict=True)
+        ]
+        detail = detail or f"{rates[0]:,.0f}/s, {rates[1]:,.0f}/s"
+        self.rows.append(Row(name, statistics.median(values), target, detail, values=values))
+
+
+def warm(run: Run) -> None:
+    """Reach every connection, thread and code path once, before anything counts."""
+    for kind in ("noop", "reserve", "mixed", "hold", "summary"):
+        run.slice(kind, "warm", max(CONNECTIONS), seconds=1)
+    run.requests = 0
+    run.resident_at_start = run.service.resident()
+
+
+def hot(run: Run) -> None:
+    """Reserve on one hot event / no-op."""
+    costs = {"noop": Counter(), "reserve": Counter()}
+    counts = Counter()
+
+    def measured(kind: str) -> Slice:
+        before, cpu = run.service.counters(), run.service.cpu()
+        done = run.slice(kind)
+        costs[kind].update(Counter(run.service.cpu()) - cpu)
+        costs[kind]["accepted"] += done.accepted
+        counts.update(run.service.counters() - before)
+        return done
+
+    pairs = run.compare(TURNS + 2, lambda: measured("reserve"), lambda: measured("noop"))
+    run.add("Reserve, one hot event / no-op", pairs, 0.50)
+    run.profile["noop_rate"] = statistics.median(noop.rate for _, noop in pairs)
+    for kind, cost in costs.items():
+        for part in ("python", "postgresql"):
+            if part in cost and cost["accepted"]:
+                run.profile[f"{kind}_{part}_ms"] = 1000 * cost[part] / cost["accepted"]
+    conflicts = counts["serialization_failures"] + counts["version_conflicts"]
+    run.profile["commits_per_reservation"] = counts["commits"] / max(counts["changes"], 1)
+    run.profile["conflicts_per_commit"] = conflicts / max(counts["commits"], 1)
+
+
+def connections(run: Run) -> None:
+    """Refused or failed requests, and latencies, at 1 to 256 connections."""
+    slices = {count: [] for count in CONNECTIONS}
+    for _ in range(TURNS - 1):
+        for count, found in slices.items():
+            found.append(run.slice("reserve", connections=count))
+    for count, found in slices.items():
+        run.curve.append(
+            {
+                "connections": count,
+                "rate": statistics.median(part.rate for part in found),
+                "p50_ms": statistics.median(part.p50 for part in found),
+                "p99_ms": statistics.median(part.p99 for part in found),
+                "spread": statistics.median(part.p99 / part.p50 for part in found),
+                "requests": sum(part.requests for part in found),
+                "failed": sum(part.failed for part in found),
+            }
+        )
+    failed = sum(point["failed"] for point in run.curve)
+    requests = sum(point["requests"] for point in run.curve)
+    run.rows.append(
+        Row(
+            "Refused or failed, 1 to 256 connections",
+            failed,
+            0,
+            f"of {requests:,} reservations",
+            at_most=True,
+        )
+    )
+    usual = next(point for point in run.curve if point["connections"] == USUAL)
+    values = [part.p99 / part.p50 for part in slices[USUAL]]
+    detail = f"{usual['p99_ms']:.1f} ms, {usual['p50_ms']:.1f} ms"
+    run.rows.append(
+        Row(
+            f"p99 / p50, {USUAL} connections",
+            usual["spread"],
+            4,
+            detail,
+            at_most=True,
+            values=values,
+        )
+    )
+
+
+def alone(run: Run) -> None:
+    """One client's write through the write path / the same write without batching."""
+    run.ground.create("alone")
+    event_id = run.ground.event("alone")
+    store = Store(Database(run.ground.dsn, size=1))
+    path = WritePath(store)
+
+    def change() -> Reserve:
+        return Reserve(new_reservation_id(), event_id, "alone", 1)
+
+    def direct() -> None:
+        plan = Plan.supposing(event_id, [])
+        change().apply(plan)
+        plan.place(*store.write(plan, uuid4()))
+
+    def batched() -> None:
+        path.submit(event_id, change())
+
+    def timed(write: Callable) -> float:
+        started = time.perf_counter()
+        write()
+        return 1000 * (time.perf_counter() - started)
+
+    for _ in range(100):
+        direct()
+        batched()
+    times = []
+    end = time.monotonic() + 2 * run.seconds
+    while time.monotonic() < end:
+        times.append((timed(batched), timed(direct)))
+        other = timed(direct)
+        times.append((timed(batched), other))
+    store.database.close()
+    one, other = (statistics.median(part) for part in zip(*times, strict=True))
+    run.profile["alone_ms"] = one
+    run.rows.append(
+        Row(
+            "One client alone: latency / without batching",
+            one / other,
+            1.10,
+            f"{one:.2f} ms, {other:.2f} ms",
+            at_most=True,
+        )
+    )
+
+
+def one_by_one(run: Run) -> None:
+    """Reserve on one hot event / pgbench on the same server."""
+    run.ground.create("rival")
+    event_id, dsn = run.ground.event("rival"), run.ground.dsn
+    rivals = []
+
+    def rival():
+        found = [
+            run.pgbench.run(dsn, form, event_id, run.seconds, run.ground.server) for form in FORMS
+        ]
+        rivals.extend(found)
+        return max(found, key=lambda part: part.rate)
+
+    pairs = run.compare(TURNS - 1, lambda: run.slice("reserve"), rival)
+    for form in FORMS:
+        run.profile[f"pgbench_{form.replace(' ', '_')}"] = statistics.median(
+            part.rate for part in rivals if part.form == form
+        )
+    run.add("Reserve / pgbench one by one, 16 clients", pairs, 1.0)
+
+
+def spread(run: Run) -> None:
+    """Reserve over 100 events / on one."""
+    run.ground.create(*(f"spread-{number}" for number in range(1, EVENTS + 1)))
+    pairs = run.compare(
+        TURNS, lambda: run.slice("spread", "spread", events=EVENTS), lambda: run.slice("reserve")
+    )
+    run.add(f"Reserve over {EVENTS} events / on one", pairs, 1.0)
+
+
+def mixed(run: Run) -> None:
+    """Reserve and cancel 80/20 / reserve alone."""
+    pairs = run.compare(TURNS, lambda: run.slice("mixed"), lambda: run.slice("reserve"))
+    run.add("Reserve and cancel 80/20 / reserve", pairs, 0.8)
+
+
+def summary(run: Run) -> None:
+    """Summary reads / no-op, while a sale is running beside either."""
+    sales = []
+
+    def during_a_sale(kind: str) -> Slice:
+        options = {**run.options(run.service, "hot"), **SALE}
+        with run.wrk.behind(run.service.port, "reserve", **options) as sale:
+            done = run.slice(kind)
+        run.count(sale[0])
+        sales.append(sale[0].rate)
+        return done
+
+    pairs = run.compare(TURNS, lambda: during_a_sale("summary"), lambda: during_a_sale("noop"))
+    run.profile["sale_beside"] = statistics.median(sales)
+    run.add("Summary / no-op, during a sale", pairs, 0.6)
+
+
+def idempotent(run: Run) -> None:
+    """Reserve with an idempotency key / without."""
+    pairs = run.compare(TURNS, lambda: run.slice("idempotent"), lambda: run.slice("reserve"))
+    run.add("Idempotent reserve / reserve", pairs, 0.85)
+
+
+def hold(run: Run) -> None:
+    """Pairs of hold and confirm / reserve."""
+    run.ground.create("hold")
+    pairs = run.compare(TURNS, lambda: run.slice("hold", "hold"), lambda: run.slice("reserve"))
+    run.add("Hold + confirm pairs / reserve", pairs, 0.45)
+
+
+def size(run: Run) -> None:
+    """Reserve, cancel and summary at 1,000,000 reservations / at 1,000."""
+    names = ("Reserve", "Cancel", "Summary")
+    try:
+        with run.ground.beside("small") as small, run.ground.beside("large") as large:
+            started = time.monotonic()
+            for ground, count in ((small, SMALL), (large, LARGE)):
+                _fill(ground, count)
+            run.profile["fill_seconds"] = time.monotonic() - started
+            run.say(f"{LARGE:,} reservations loaded in {run.profile['fill_seconds']:.0f} s")
+            with Service(small) as few, Service(large) as many:
+                found = _at_both_sizes(run, few, many)
+    except CannotMeasure as reason:
+        for name in names:
+            run.rows.append(Row(f"{name} at {LARGE:,} / {SMALL:,}", None, 0.9, str(reason)))
+        return
+    for name, pairs in zip(names, found, strict=True):
+        run.add(f"{name} at {LARGE:,} / {SMALL:,}", pairs, 0.9)
+
+
+def _at_both_sizes(run: Run, few: Service, many: Service) -> list[list[tuple]]:
+    # Half as long, so that no cancel is left without a reservation to cancel.
+    shorter = max(run.seconds // 2, 1)
+    for service in (few, many):
+        run.slice("reserve", "sized", service=service, seconds=1)
+        run.slice("summary", "sized", service=service, seconds=1)
+
+    def cancel(service: Service) -> Slice:
+        rows = service.ground.sql(
+            "SELECT reservation_id FROM reservations WHERE event_id = %s AND status = 'confirmed'"
+            " ORDER BY created_version DESC LIMIT 100000",
+            (service.ground.event("sized"),),
+        )
+        with tempfile.NamedTemporaryFile("w", suffix=".ids") as file:
+            file.writelines(f"{row[0]}\n" for row in rows)
+            file.flush()
+            return run.slice("cancel", "sized", service=service, seconds=shorter, ids=file.name)
+
+    def plain(kind: str) -> Callable:
+        return lambda service: run.slice(kind, "sized", service=service)
+
+    reserves, cancels, summaries = [], [], []
+    for _ in range(TURNS):
+        for pairs, measure in (
+            (reserves, plain("reserve")),
+            (cancels, cancel),
+            (summaries, plain("summary")),
+        ):
+            turned = len(pairs) % 2
+            one, other = (few, many) if turned else (many, few)
+            done = measure(one), measure(other)
+            pairs.append(done[::-1] if turned else done)
+    return [reserves, cancels, summaries]
+
+
+def _fill(ground: Ground, count: int) -> None:
+    """Sell `count` seats of an event in bulk, as the service would have one by one."""
+    ground.create("sized")
+    event_id = ground.event("sized")
+    given = {"event_id": event_id, "count": count, "seats": 10_000_000}
+    # Ids as the service makes them (RFC 9562, section 5.7), a millisecond apart.
+    numbered = """
+        SELECT number, 'partner-' || number %% 64 AS partner_id,
+               now() - (%(count)s - number) * interval '1 millisecond' AS at,
+               (substr(hex, 1, 8) || '-' || substr(hex, 9, 4) || '-7000-8000-'
+                || lpad(to_hex(number), 12, '0'))::uuid AS reservation_id
+        FROM (SELECT number, lpad(to_hex((extract(epoch FROM now()) * 1000)::bigint
+                                         - %(count)s + number), 12, '0') AS hex
+              FROM generate_series(1, %(count)s) AS number) AS numbers"""
+    ground.sql(
+        f"""
+        BEGIN;
+        INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats,
+                                  status, version, created_at, confirmed_at, requested_seats)
+        SELECT %(event_id)s, number, reservation_id, partner_id, 1, 'confirmed', number, at, at, 1
+        FROM ({numbered}) AS made;
+        INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats,
+                            available_seats, at, batch_id)
+        SELECT %(event_id)s, number, 'reserved', reservation_id, partner_id, 1,
+               %(seats)s - number, at, reservation_id
+        FROM ({numbered}) AS made;
+        UPDATE events
+        SET available_seats = %(seats)s - %(count)s, reservation_count = %(count)s,
+            version = %(count)s
+        WHERE event_id = %(event_id)s;
+        COMMIT
+        """,
+        given,
+    )
+    ground.sql("VACUUM ANALYZE")
+    # What is still to be written goes to the disk now, rather than during a slice.
+    with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
+        ground.sql("CHECKPOINT")
+
+
+def memory(run: Run) -> None:
+    """Growth of the workers' resident memory, per worker and 100,000 requests."""
+    for _ in range(2):
+        run.slice("reserve")
+    start, end = run.resident_at_start, run.service.resident()
+    workers = len(run.service.worker_pids())
+    # Of fewer requests it tells the whole growth: a page here or there is no leak.
+    growth = (end - start) / workers / 2**20 / max(run.requests / 100_000, 1)
+    run.profile |= {
+        "resident_mib_start": start / 2**20,
+        "resident_mib_end": end / 2**20,
+        "resident_requests": run.requests,
+    }
+    run.rows.append(
+        Row(
+            "Growth of a worker, MiB per 100,000 requests",
+            growth,
+            LEAK_PER_100K,
+            f"{start / workers / 2**20:.1f}, {end / workers / 2**20:.1f} MiB",
+            at_most=True,
+        )
+    )
+
+
+# In the order in which they run and are shown; `--only` takes their names.
+MEASURES: dict[str, Callable[[Run], None]] = {
+    "hot": hot,
+    "connections": connections,
+    "alone": alone,
+    "pgbench": one_by_one,
+    "spread": spread,
+    "mixed": mixed,
+    "summary": summary,
+    "idempotent": idempotent,
+    "hold": hold,
+    "size": size,
+    "memory": memory,
+}

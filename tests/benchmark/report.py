@@ -1,0 +1,85 @@
+"""Say what was measured: a table for the terminal, JSON for machines."""
+
+from dataclasses import asdict
+
+from tests.benchmark.measures import Row, Run
+
+WIDTH = 100
+PROFILE = {
+    "commits_per_reservation": ("Commits per reservation", "{:.2f}"),
+    "conflicts_per_commit": ("Conflicts per commit", "{:.2f}"),
+    "reserve_python_ms": ("Python, processor time per reservation", "{:.3f} ms"),
+    "noop_python_ms": ("Python, processor time per no-op", "{:.3f} ms"),
+    "reserve_postgresql_ms": ("PostgreSQL, processor time per reservation", "{:.3f} ms"),
+    "pgbench_one_statement": ("pgbench, one prepared statement", "{:,.0f}/s"),
+    "pgbench_a_transaction": ("pgbench, a transaction of three statements", "{:,.0f}/s"),
+    "sale_beside": ("Sale that runs beside the summary reads", "{:,.0f}/s"),
+    "fill_seconds": ("Loading both sizes of table", "{:.0f} s"),
+}
+
+
+def head(facts: dict) -> str:
+    """Return two lines that say on what the numbers were measured."""
+    machine, settings = facts["machine"], facts["settings"]
+    durability = ", ".join(f"{name} {value}" for name, value in settings.items())
+    return "\n".join(
+        (
+            f"TicketBoss on {machine['cores']} cores ({machine['cpu']}),"
+            f" {machine['memory_gib']} GiB;"
+            f" PostgreSQL {facts['postgresql']}, Python {machine['python']};",
+            f"{facts['workers']} workers of {facts['threads']} threads,"
+            f" {facts['seconds_per_slice']} s a slice; {durability}.",
+        )
+    )
+
+
+def table(run: Run) -> str:
+    """Return everything that was measured, in at most WIDTH columns."""
+    lines = [f"{'':48} {'measured':>9}  {'target':<9} {'':6}  medians", "-" * WIDTH]
+    lines += [_line(row) for row in run.rows]
+    if run.curve:
+        lines += [
+            "",
+            f"{'Reservations, one event: connections':48} {'accepted/s':>10} {'p50 ms':>9}"
+            f" {'p99 ms':>9} {'failed':>7}",
+            "-" * WIDTH,
+        ]
+        lines += [
+            f"{point['connections']:>48} {point['rate']:>10,.0f} {point['p50_ms']:>9.1f}"
+            f" {point['p99_ms']:>9.1f} {point['failed']:>7}"
+            for point in run.curve
+        ]
+    shown = [(*text, run.profile[name]) for name, text in PROFILE.items() if name in run.profile]
+    if shown:
+        lines += ["", f"Beside that, with {run.service.ground.config.workers} workers", "-" * WIDTH]
+        lines += [f"{text:48} {form.format(value):>12}" for text, form, value in shown]
+    if run.failed:
+        told = ", ".join(f"{n} x {what}" for what, n in run.failures.most_common(5) if n)
+        lines += ["", f"MISSED: {run.failed:,} requests refused or failed ({told})"]
+    return "\n".join(lines)
+
+
+def document(run: Run, facts: dict) -> dict:
+    """Return the same for machines."""
+    return {
+        **facts,
+        "rows": [{**asdict(row), "ok": row.ok} for row in run.rows],
+        "connections": run.curve,
+        "profile": run.profile,
+        "requests": run.requests,
+        "failed": run.failed,
+        "failures": dict(run.failures),
+    }
+
+
+def _line(row: Row) -> str:
+    target = f"{'<=' if row.at_most else '>='} {_number(row.target)}"
+    if row.value is None:
+        return f"{row.name:48} {'-':>9}  {target:<9} {'-':6}  {row.detail}"[:WIDTH]
+    measured = _number(row.value)
+    verdict = "ok" if row.ok else "MISSED"
+    return f"{row.name:48} {measured:>9}  {target:<9} {verdict:6}  {row.detail}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"

@@ -1,0 +1,113 @@
+"""The wheel: what is in it, what it needs, and that it serves without the checkout."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from serving import ROOT, Server
+
+SOURCES = ("ticketboss", "sql", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """Build the wheel, of a copy: setuptools leaves its work beside the sources."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in SOURCES:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy)
+    built = tmp_path_factory.mktemp("wheel")
+    pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(built), str(copy))
+    (wheel,) = built.glob("ticketboss-*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory) -> Path:
+    """Install the wheel and what it needs, and nothing else, in an environment of its own."""
+    environment = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    pip(str(environment / "bin" / "python"), "install", str(wheel))
+    return environment / "bin"
+
+
+def pip(python: str, *arguments: str) -> None:
+    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_holds_the_code_and_every_statement(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.startswith("ticketboss/")}
+    code = {f"ticketboss/{file.name}" for file in (ROOT / "ticketboss").glob("*.py")}
+    sql = {
+        f"ticketboss/sql/{file.relative_to(ROOT / 'sql')}"
+        for file in (ROOT / "sql").rglob("*")
+        if file.suffix in (".sql", ".py")
+    }
+    assert len(sql) > 10
+    assert names == code | sql
+
+
+def test_an_installation_needs_four_packages_and_caps_each(installed):
+    program = (
+        "import json; from importlib.metadata import requires; print(json.dumps(requires('{}')))"
+    )
+    done = subprocess.run(
+        [installed / "python", "-c", program.format("ticketboss")],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    needs = [need for need in json.loads(done.stdout) if "extra ==" not in need]
+    names = sorted(need.partition("<")[0].partition(">")[0] for need in needs)
+    assert names == ["flask", "gunicorn", "marshmallow", "psycopg2-binary"]
+    assert all("<" in need for need in needs)
+
+
+def test_an_installation_serves_from_an_empty_folder(installed, dsn, tmp_path):
+    command = [installed / "gunicorn", "-c", "python:ticketboss.gunicorn_conf"]
+    server = Server(dsn)
+    server.process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=server.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=server.log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    with server, contextlib.closing(server.client()) as http:
+        server.wait_until_it_answers()
+        made = http.post("/api/v1/reservations", {"partnerId": "abc-corp", "seats": 3})
+        assert made.status == 201
+        assert http.get(made.headers["Location"]).json["seats"] == 3
+        assert server.stop() == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_installation_without_a_database_says_what_is_missing(installed, tmp_path):
+    environment = {**os.environ, "DATABASE_URL": "", "TICKETBOSS_DATA": str(tmp_path / "data")}
+    for command in (
+        [installed / "gunicorn", "-c", "python:ticketboss.gunicorn_conf"],
+        [installed / "flask", "--app", "ticketboss", "verify"],
+    ):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30
+        )
+        assert done.returncode == 1
+        assert done.stderr == (
+            "ticketboss: DATABASE_URL is not set, and the embedded PostgreSQL is not installed:"
+            " pip install 'ticketboss[embedded]'\n"
+        )

@@ -1,0 +1,311 @@
+"""What the README says is so: its curl lines, its tables, its SQL and its commands."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from serving import ADMIN_KEY, ROOT
+
+from ticketboss import errors, limits, worker
+from ticketboss.config import Config, ConfigurationError, load
+
+README = (ROOT / "README.md").read_text("utf-8")
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+ADDRESS = "http://127.0.0.1:8080"
+# Printed between two commands, so that their answers can be told apart.
+BORDER = "\x1e"
+
+
+def blocks(*languages: str) -> list[str]:
+    """Return the fenced blocks of the README in some languages, in order."""
+    return [text for language, text in FENCE.findall(README) if language in languages]
+
+
+def table(*head: str) -> list[list[str]]:
+    """Return the cells of the one table of the README with this head."""
+    top = "| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|\n"
+    assert README.count(top) == 1
+    rows = README.partition(top)[2].partition("\n\n")[0].strip().splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+    assert all(len(row) == len(head) for row in cells)
+    return cells
+
+
+def bare(cell: str) -> str:
+    return cell.strip("`")
+
+
+# --- The curl lines ---------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Command:
+    """A command line, and what the README shows as its output."""
+
+    text: str
+    shown: str
+
+
+def commands() -> list[Command]:
+    """Return what the console blocks show after each prompt, and every line of sh blocks."""
+    found = []
+    for block in blocks("console", "sh"):
+        continued = False
+        for line in block.splitlines():
+            if continued:
+                found[-1].text += "\n" + line
+            elif line.startswith("$ "):
+                found.append(Command(line.removeprefix("$ "), ""))
+            else:
+                found[-1].shown += line + "\n"
+            continued = line.endswith("\\")
+    return found
+
+
+class Names:
+    """Make two texts comparable that differ in ids and times only.
+
+    Every id becomes a number, the same wherever it appears, so an id that is
+    carried over to the wrong place is a difference.
+    """
+
+    UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+    TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+    REQUEST_ID = re.compile(r'("requestId": ?)"[0-9a-f]{32}"')
+    CURSOR = re.compile(r'("next": ?)"[A-Za-z0-9_-]{48}"')
+
+    def __init__(self):
+        self._known: dict[str, str] = {}
+
+    def plain(self, text: str) -> str:
+        text = self.UUID.sub(
+            lambda match: self._known.setdefault(match[0], f"id-{len(self._known) + 1}"), text
+        )
+        text = self.TIME.sub("a-time", text)
+        text = self.REQUEST_ID.sub(r'\1"a-request"', text)
+        return self.CURSOR.sub(r'\1"a-cursor"', text)
+
+
+def parsed(output: str) -> tuple[list[str], object]:
+    """Return the status line and headers of an answer, if they are shown, and its JSON."""
+    head = []
+    body = output
+    if output.startswith("HTTP/"):
+        top, _, body = output.replace("\r\n", "\n").partition("\n\n")
+        head = top.strip().split("\n")
+    return head, json.loads(body) if body.strip() else None
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+def test_the_curl_lines_work_in_their_order_and_give_the_answers_shown(server):
+    lines = commands()
+    assert sum(command.text.count(ADDRESS) for command in lines) >= 15
+    script = f"\nprintf '%s' '{BORDER}'\n".join(command.text for command in lines)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script.replace(ADDRESS, _address(server))],
+        env={**os.environ, "ADMIN_KEY": ADMIN_KEY, "NO_PROXY": "*", "no_proxy": "*"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = done.stdout.split(BORDER)
+    assert len(outputs) == len(lines)
+    here, there = Names(), Names()
+    for command, output in zip(lines, outputs, strict=True):
+        head, body = parsed(here.plain(output))
+        shown_head, shown_body = parsed(there.plain(command.shown))
+        assert body == shown_body, command.text
+        assert bool(head) == bool(shown_head), command.text
+        assert set(shown_head) <= set(head), command.text
+        # Members are read by people too: they come in the order shown.
+        assert json.dumps(body) == json.dumps(shown_body), command.text
+
+
+def _address(server) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+# --- The tables -------------------------------------------------------------------
+
+
+def test_the_error_table_lists_exactly_what_the_service_can_send(server):
+    listed = [(int(status), bare(code)) for status, code, _, _ in table(
+        "status", "`code`", "when", "what to do"
+    )]
+    assert len(listed) == len(set(listed))
+    assert listed == sorted(listed, key=lambda row: row[0])
+    assert set(listed) == facts(errors.TicketBossError) | routing(server) | parsing(server)
+
+
+def facts(fact: type) -> set[tuple[int, str]]:
+    """Return status and code of a fact and of everything derived from it."""
+    return {(fact.status, fact.code)}.union(*(facts(kind) for kind in fact.__subclasses__()))
+
+
+def routing(server) -> set[tuple[int, str]]:
+    """Return what werkzeug refuses before a blueprint sees it."""
+    with contextlib.closing(server.client()) as client:
+        answers = [
+            client.get("/"),
+            client.call("PUT", "/api/v1/reservations", {}),
+            client.post("/api/v1/reservations", b" " * (limits.BODY_BYTES + 1), **JSON),
+        ]
+    return {(answer.status, answer.json["code"]) for answer in answers}
+
+
+JSON = {"content_type": "application/json"}
+
+# What gunicorn refuses before the application sees it, by the rest of the request.
+UNREADABLE = {
+    400: b"GET / HTTP/9.9\r\n\r\n",
+    414: b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    417: b"GET / HTTP/1.1\r\nHost: a\r\nExpect: miracles\r\n\r\n",
+    431: b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 60 + b"\r\n",
+    501: b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+}
+
+
+def parsing(server) -> set[tuple[int, str]]:
+    """Return what gunicorn refuses before the application sees it."""
+    found = set()
+    for status, message in UNREADABLE.items():
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(message)
+            answer = connection.makefile("rb").read().decode("latin-1")
+        head, _, body = answer.partition("\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} "), head
+        found.add((status, json.loads(body)["code"]))
+    return found
+
+
+def test_an_error_that_gunicorn_has_to_tell_has_the_code_of_the_table():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker.write_error(ours, 500, "Internal Server Error", "secret")
+        ours.close()
+        answer = theirs.makefile("rb").read().decode("latin-1")
+    assert json.loads(answer.partition("\r\n\r\n")[2])["code"] == "internal_error"
+
+
+def test_the_members_that_the_error_table_names_are_those_of_the_errors(server):
+    told = " ".join(row[2] for row in table("status", "`code`", "when", "what to do"))
+    source = "".join(file.read_text("utf-8") for file in (ROOT / "ticketboss").glob("*.py"))
+    # Members of an error are written as keywords where it is raised.
+    raised = re.findall(r"raise [A-Z]\w+\(([^()]+(?:\([^()]*\))?[^()]*)\)", source)
+    names = {name for text in raised for name in re.findall(r"\b([a-z_]+)=", text)} - {"seats"}
+    assert len(names) >= 8
+    for name in names:
+        first, *rest = name.split("_")
+        assert f"`{first}{''.join(map(str.capitalize, rest))}`" in told
+
+
+class Recorder(dict):
+    """An empty environment that remembers what was looked for in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def get(self, name, default=None):
+        self.names.add(name)
+        return default
+
+
+CONFIGURATION = ("variable", "default", "what it takes")
+
+
+def test_the_configuration_table_lists_exactly_the_variables_that_are_read():
+    environment = Recorder()
+    load(environment)
+    assert len(environment.names) == len(dataclasses.fields(Config))
+    listed = [bare(row[0]) for row in table(*CONFIGURATION)]
+    assert sorted(listed) == sorted(environment.names)
+
+
+@pytest.mark.parametrize("row", table(*CONFIGURATION), ids=lambda row: bare(row[0]))
+def test_the_configuration_table_tells_the_default_and_the_range(row):
+    variable, default, takes = bare(row[0]), bare(row[1]), row[2].replace("`", "")
+    field = "data" if variable == "TICKETBOSS_DATA" else variable.lower()
+    expected = getattr(Config(), field)
+    assert default == ("not set" if expected is None else str(expected))
+    if default != "not set":
+        assert load({variable: default}) == load({})
+    with contextlib.suppress(ConfigurationError):
+        load({variable: "\n"})
+        return  # any folder will do
+    with pytest.raises(ConfigurationError) as refusal:
+        load({variable: "\n"})
+    for limit in re.findall(r"\d+ to \d+(?: characters of [^,]+)?", str(refusal.value)):
+        assert limit in takes
+
+
+def test_the_table_of_calls_lists_exactly_the_routes(application):
+    listed = {bare(row[0]) for row in table("call", "what it does")}
+    routes = {
+        f"{method} {rule.rule}"
+        for rule in application.url_map.iter_rules()
+        for method in rule.methods - {"HEAD", "OPTIONS"}
+    }
+    camel = re.compile(r"\{([a-z]+)([A-Z])([a-z]+)\}")
+    assert {camel.sub(lambda m: f"<{m[1]}_{m[2].lower()}{m[3]}>", call) for call in listed} == routes
+
+
+def test_the_table_of_modules_lists_exactly_the_modules():
+    listed = [bare(row[0]) for row in table("module", "what it is")]
+    assert listed == sorted(file.name for file in (ROOT / "ticketboss").glob("*.py"))
+
+
+# --- The rest ---------------------------------------------------------------------
+
+
+def test_the_sql_that_is_shown_is_the_sql_that_runs():
+    real = {
+        " ".join(line.split())
+        for file in (ROOT / "sql").rglob("*.sql")
+        for line in file.read_text("utf-8").splitlines()
+    }
+    shown = [" ".join(line.split()) for block in blocks("sql") for line in block.splitlines()]
+    assert len(shown) > 20
+    assert [line for line in shown if "…" not in line and line not in real] == []
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^    )make ([a-z]+)", README, re.MULTILINE))
+    assert named >= {"run", "test"}
+    assert named <= targets
+    assert set(re.findall(r"^\.PHONY: (\w+)", (ROOT / "Makefile").read_text(), re.MULTILINE)) == named
+
+
+def test_every_link_leads_somewhere():
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)
+    }
+    links = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(links) > 5
+    for link in links:
+        place, _, heading = link.partition("#")
+        assert heading in headings if not place else Path(ROOT, place).exists(), link
+
+
+def test_the_readme_has_a_place_for_the_measurements():
+    start, end = (README.index(f"<!-- benchmark:{name} -->") for name in ("start", "end"))
+    assert README.index("\n## Speed\n") < start < end
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_lines_are_short_enough_to_be_read_in_a_terminal(name):
+    text = FENCE.sub("", (ROOT / name).read_text("utf-8"))
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "!", "<", "    "))]
+    assert [line for line in lines if len(line) > 100] == []

@@ -1,0 +1,227 @@
+"""Starts: many at once, starts that must fail and say why, starts that are interrupted."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from serving import ROOT, Server, connect, free_port, postgresql, run_sql
+
+from ticketboss import migrations
+from ticketboss.database import statement
+
+GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.gunicorn_conf"]
+VERIFY = [sys.executable, "-m", "flask", "--app", "wsgi", "verify"]
+
+
+@pytest.fixture
+def empty_database(dsn):
+    """Give the connection string of a database without any table."""
+    name = f"empty_{secrets.token_hex(4)}"
+    run_sql(dsn, f"CREATE DATABASE {name}")
+    yield dsn.replace("/postgres?", f"/{name}?")
+    run_sql(dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def folder():
+    """Give an empty folder, short enough for a Unix socket."""
+    path = Path(tempfile.mkdtemp(prefix="ticketboss-"))
+    yield path
+    assert wait_for(lambda: not running_in(path)), running_in(path)
+    shutil.rmtree(path)
+
+
+def wait_for(seen, seconds: float = 15):
+    """Return what `seen()` returns as soon as that is true, or else in the end."""
+    deadline = time.monotonic() + seconds
+    while not (result := seen()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return result
+
+
+def running_in(folder: Path) -> list[str]:
+    """Return the command lines of the processes that name a folder or work in it."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if str(folder) in command or folder in (process / "cwd").readlink().parents:
+                found.append(command)
+        except OSError:  # gone, or not ours
+            continue
+    return found
+
+
+def start(command: list[str], environment: dict) -> subprocess.Popen:
+    """Start a command on nothing but the environment given."""
+    settings = Server(None, DATABASE_URL="")
+    settings.log.close()
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**settings.environment, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def refusals(environment: dict, commands=(GUNICORN, VERIFY)) -> list[str]:
+    """Return the one line that each command ends with, all started at once."""
+    processes = [start(command, environment) for command in commands]
+    lines = []
+    for process in processes:
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == 1, errors
+        assert errors.startswith("ticketboss: ") and errors.endswith("\n"), errors
+        assert len(errors.splitlines()) == 1, errors
+        lines.append(errors)
+    return lines
+
+
+def test_ten_starts_at_once_leave_one_schema_and_one_event(empty_database):
+    blocked = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event = 'advisory' AND datname = current_database()"
+    )
+    with closing(connect(empty_database)) as watcher, watcher.cursor() as cursor:
+        # All of them are seen waiting for the lock before the first one may go on.
+        cursor.execute(statement("lock_migrations").replace("_xact", ""))
+
+        def waiting() -> int:
+            cursor.execute(blocked)
+            return cursor.fetchone()[0]
+
+        processes = [start(VERIFY, {"DATABASE_URL": empty_database}) for _ in range(10)]
+        assert wait_for(lambda: waiting() == 10, seconds=30), waiting()
+        cursor.execute("SELECT pg_advisory_unlock_all()")
+    ends = [(*process.communicate(timeout=30), process.returncode) for process in processes]
+    assert ends == [("node-meetup-2025: 0 changes, ok\n", "", 0)] * 10
+    applied = run_sql(empty_database, "SELECT version FROM schema_migrations ORDER BY version")
+    assert [version for (version,) in applied] == sorted(migrations.migrations())
+    event = "SELECT event_id, name, total_seats, available_seats, version FROM events"
+    assert run_sql(empty_database, event) == [("node-meetup-2025", "Node.js Meet-up", 500, 500, 0)]
+
+
+def test_a_start_leaves_an_event_that_exists_alone(empty_database):
+    start(VERIFY, {"DATABASE_URL": empty_database}).communicate(timeout=30)
+    run_sql(empty_database, "UPDATE events SET name = 'Renamed', sales_close_at = now()")
+    before = run_sql(empty_database, "SELECT * FROM events")
+    start(VERIFY, {"DATABASE_URL": empty_database}).communicate(timeout=30)
+    assert run_sql(empty_database, "SELECT * FROM events") == before
+
+
+def test_a_start_creates_the_event_that_is_configured(empty_database):
+    done = start(VERIFY, {"DATABASE_URL": empty_database, "EVENT_ID": "a-2.b_c"})
+    assert done.communicate(timeout=30) == ("a-2.b_c: 0 changes, ok\n", "")
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"PORT": "abc"}, "PORT takes a whole number from 1 to 65535, not 'abc'"),
+        ({"PORT": "99999"}, "PORT takes a whole number from 1 to 65535, not '99999'"),
+        ({"EVENT_ID": "Bad Id"}, "EVENT_ID takes 1 to 64 characters of a-z 0-9 . _ -"),
+        ({"EVENT_ID": "a\nb"}, "EVENT_ID takes 1 to 64 characters of a-z 0-9 . _ -"),
+        ({"DATABASE_URL": "postgresql://me:hunter2@[x"}, "DATABASE_URL takes a PostgreSQL"),
+        ({"TICKETBOSS_DATA": "/dev/null/data"}, "TICKETBOSS_DATA takes a folder that can be"),
+    ],
+)
+def test_a_bad_setting_stops_the_start_with_one_line(environment, says):
+    for line in refusals(environment):
+        assert says in line
+        assert "hunter2" not in line
+
+
+def test_a_database_that_cannot_be_reached_stops_the_start_within_seconds():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ports = (free_port(), silent.getsockname()[1])
+        started = time.monotonic()
+        processes = [
+            start(command, {"DATABASE_URL": f"postgresql://me:hunter2@127.0.0.1:{port}/x"})
+            for command in (GUNICORN, VERIFY)
+            for port in ports
+        ]
+        for process in processes:
+            _, errors = process.communicate(timeout=30)
+            assert process.returncode == 1
+            assert errors.startswith("ticketboss: the database cannot be reached: ")
+            assert len(errors.splitlines()) == 1
+            assert "hunter2" not in errors
+        assert time.monotonic() - started < 15
+
+
+def test_a_database_of_a_newer_release_stops_the_start(empty_database):
+    run_sql(empty_database, statement("create_schema_migrations"))
+    run_sql(empty_database, "INSERT INTO schema_migrations VALUES (9999, '9999_future')")
+    for line in refusals({"DATABASE_URL": empty_database}):
+        assert "the database has schema version 9999, newer than the " in line
+    assert run_sql(empty_database, "SELECT to_regclass('events')") == [(None,)]
+
+
+def test_a_migration_that_fails_stops_the_start_and_leaves_nothing(empty_database):
+    run_sql(empty_database, "CREATE TABLE ledger (something text)")
+    for line in refusals({"DATABASE_URL": empty_database}):
+        assert 'cannot be prepared: relation "ledger" already exists' in line
+    assert run_sql(empty_database, "SELECT to_regclass('events')") == [(None,)]
+
+
+def test_an_address_that_cannot_be_listened_on_stops_the_start(folder):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for host, reason in (
+            ("127.0.0.1", "Address already in use"),
+            ("192.0.2.1", "Cannot assign requested address"),
+        ):
+            environment = {"HOST": host, "PORT": port, "TICKETBOSS_DATA": str(folder)}
+            (line,) = refusals(environment, [GUNICORN])
+            assert f"cannot listen on {host} port {port}: {reason}" in line
+    # It is found out before the embedded database is started.
+    assert list(folder.iterdir()) == []
+
+
+def test_an_embedded_database_that_does_not_start_says_where_its_log_is(folder):
+    with postgresql(folder):
+        pass
+    (folder / "postgresql" / "PG_VERSION").write_text("9\n")
+    (line,) = refusals({"TICKETBOSS_DATA": str(folder)}, [VERIFY])
+    assert f"pg_ctl failed: Examine the log output. ({folder}/postgresql/server.log)" in line
+    assert "incompatible" in (folder / "postgresql" / "server.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("moment", "number"),
+    [
+        ("postgresql.new-*/PG_VERSION", signal.SIGINT),
+        ("postgresql.new-*/PG_VERSION", signal.SIGKILL),
+        ("postgresql/postmaster.pid", signal.SIGTERM),
+    ],
+)
+def test_an_interrupted_first_start_leaves_nothing_that_the_next_one_trips_on(
+    folder, moment, number
+):
+    settings = {"DATABASE_URL": "", "TICKETBOSS_DATA": str(folder)}
+    with Server(None, **settings).start(wait=False) as interrupted:
+        assert wait_for(lambda: list(folder.glob(moment))), interrupted.output()
+        if number == signal.SIGINT:  # as a terminal does it: to the whole group
+            os.killpg(interrupted.process.pid, number)
+        else:
+            interrupted.process.send_signal(number)
+        interrupted.process.wait(timeout=30)
+        assert "Traceback" not in interrupted.output()
+        if number != signal.SIGKILL:
+            assert running_in(folder) == []
+    with Server(None, **settings) as server, closing(server.client()) as http:
+        answer = http.post("/api/v1/reservations", {"partnerId": "abc-corp", "seats": 1})
+        assert answer.status == 201
+        assert server.stop() == 0

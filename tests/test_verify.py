@@ -1,0 +1,223 @@
+"""`verify` proves every number from the ledger, and catches what was changed behind its back."""
+
+import pytest
+from serving import ADMIN_KEY
+
+RESERVATIONS = "/api/v1/reservations"
+EVENT = "/api/v1/events/node-meetup-2025"
+ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
+EVERY_ROW = (
+    "SELECT events::text FROM events UNION ALL SELECT reservations::text FROM reservations"
+    " UNION ALL SELECT ledger::text FROM ledger ORDER BY 1"
+)
+TYPES = (
+    *("reserved", "reserved", "cancelled", "held", "held", "extended", "confirmed"),
+    *("reduced", "held", "expired", "event_updated", "held", "cancelled", "reserved"),
+)
+HEALTHY = "node-meetup-2025: 14 changes, ok\n"
+
+
+# What was made once, to be put back for every test.
+_made = []
+
+
+@pytest.fixture
+def history(client, sql):
+    """Leave an event that has seen every kind of change; versions 1 to 14."""
+    tables = ("events", "reservations", "ledger")
+    if not _made:
+        make_every_change(client, sql)
+        (rows,) = sql(
+            "SELECT " + ", ".join(f"(SELECT json_agg({name})::text FROM {name})" for name in tables)
+        )
+        _made.extend(rows)
+    else:
+        sql("TRUNCATE events, reservations, ledger")
+        sql(
+            ";".join(
+                f"INSERT INTO {name} SELECT * FROM json_populate_recordset(NULL::{name}, %s)"
+                for name in tables
+            ),
+            _made,
+        )
+
+
+def make_every_change(client, sql):
+
+    def post(path, expected, json=None):
+        answer = client.post(path, json=json)
+        assert answer.status_code == expected, answer.json
+        return answer
+
+    def reserve(partner, seats, **members):
+        body = {"partnerId": partner, "seats": seats, **members}
+        return post(RESERVATIONS, 201, body).location
+
+    sold = reserve("sold", 3)  # 1
+    cancelled = reserve("cancelled", 4)  # 2
+    assert client.delete(cancelled).status_code == 204  # 3
+    reserve("held", 5, holdSeconds=600)  # 4
+    confirmed = reserve("confirmed", 6, holdSeconds=600)  # 5
+    post(confirmed + "/extend", 200, {"holdSeconds": 900})  # 6
+    post(confirmed + "/confirm", 200)  # 7
+    assert client.patch(sold, json={"seats": 2}).status_code == 200  # 8
+    reserve("expired", 7, holdSeconds=600)  # 9
+    sql("UPDATE reservations SET expires_at = now() WHERE partner_id = 'expired'")
+    assert client.get(RESERVATIONS).json["version"] == 10
+    edit = client.patch(EVENT, json={"totalSeats": 400}, headers=ADMIN | {"If-Match": '"10"'})
+    assert edit.status_code == 200  # 11
+    released = reserve("released", 8, holdSeconds=600)  # 12
+    assert client.delete(released).status_code == 204  # 13
+    reserve("last", 9)  # 14
+
+
+def test_a_healthy_ledger_is_one_line_and_status_0(history, verify):
+    assert verify() == (0, HEALTHY)
+
+
+def test_the_feed_tells_the_same_history_to_its_end(history, client):
+    feed = client.get(EVENT + "/changes").json
+    assert feed["next"] == client.get(EVENT).json["version"] == 14
+    assert [(item["version"], item["type"]) for item in feed["items"]] == list(
+        enumerate(TYPES, start=1)
+    )
+
+
+def test_an_untouched_event_is_healthy(verify):
+    assert verify() == (0, "node-meetup-2025: 0 changes, ok\n")
+
+
+def test_no_event_at_all_is_healthy(sql, verify):
+    sql("TRUNCATE events, reservations, ledger")
+    assert verify() == (0, "")
+
+
+CORRUPTIONS = {
+    # The event's row.
+    "a seat of the event vanished": "UPDATE events SET available_seats = available_seats - 1",
+    "a seat of the event came back": "UPDATE events SET available_seats = available_seats + 1",
+    "the event grew": "UPDATE events SET total_seats = 500",
+    "the event grew with its free seats": (
+        "UPDATE events SET total_seats = 500, available_seats = available_seats + 100"
+    ),
+    "the event's first size changed": "UPDATE events SET initial_seats = 499",
+    "the event counts one more": "UPDATE events SET reservation_count = reservation_count + 1",
+    "the event counts one less": "UPDATE events SET reservation_count = reservation_count - 1",
+    "the event's version ran ahead": "UPDATE events SET version = version + 1",
+    "the event's version fell back": "UPDATE events SET version = version - 1",
+    # A reservation's row.
+    "a reservation shrank": "UPDATE reservations SET seats = 1 WHERE partner_id = 'sold'",
+    "a reservation grew": "UPDATE reservations SET seats = 3 WHERE partner_id = 'sold'",
+    "a reservation changed hands": (
+        "UPDATE reservations SET partner_id = 'thief' WHERE partner_id = 'sold'"
+    ),
+    "a reservation came back to life": (
+        "UPDATE reservations SET status = 'confirmed' WHERE partner_id = 'cancelled'"
+    ),
+    "a reservation died": (
+        "UPDATE reservations SET status = 'cancelled' WHERE partner_id = 'sold'"
+    ),
+    "a hold was confirmed": (
+        "UPDATE reservations SET status = 'confirmed' WHERE partner_id = 'held'"
+    ),
+    "a sale became a hold": (
+        "UPDATE reservations SET status = 'held', expires_at = now() + interval '1 hour'"
+        " WHERE partner_id = 'last'"
+    ),
+    "an expired hold was cancelled": (
+        "UPDATE reservations SET status = 'cancelled' WHERE partner_id = 'expired'"
+    ),
+    "a reservation's version moved": (
+        "UPDATE reservations SET version = version + 1 WHERE partner_id = 'sold'"
+    ),
+    "a reservation's beginning moved": (
+        "UPDATE reservations SET created_version = 3 WHERE partner_id = 'last'"
+    ),
+    "a reservation is gone": "DELETE FROM reservations WHERE partner_id = 'sold'",
+    "a cancelled reservation is gone": "DELETE FROM reservations WHERE partner_id = 'cancelled'",
+    "a reservation has another id": (
+        "UPDATE reservations SET reservation_id = gen_random_uuid() WHERE partner_id = 'sold'"
+    ),
+    "a reservation came from nowhere": (
+        "INSERT INTO reservations SELECT event_id, 3, gen_random_uuid(), partner_id, seats,"
+        " status, version, created_at, expires_at, confirmed_at, cancelled_at, requested_seats"
+        " FROM reservations WHERE partner_id = 'last'"
+    ),
+    # A row of the ledger.
+    **{
+        f"change {version} is missing": f"DELETE FROM ledger WHERE version = {version}"
+        for version in range(1, 15)
+    },
+    "the ledger is empty": "DELETE FROM ledger",
+    "the ledger goes on": (
+        "INSERT INTO ledger SELECT event_id, 15, type, gen_random_uuid(), partner_id, seats,"
+        " available_seats - seats, at, batch_id FROM ledger WHERE version = 14"
+    ),
+    **{
+        f"change {version} has another number of seats": (
+            f"UPDATE ledger SET seats = seats + 1 WHERE version = {version}"
+        )
+        for version in range(1, 15)
+    },
+    **{
+        f"change {version} left another number of seats": (
+            f"UPDATE ledger SET available_seats = available_seats + 1 WHERE version = {version}"
+        )
+        for version in range(1, 15)
+    },
+    **{
+        f"change {version} is of another reservation": (
+            f"UPDATE ledger SET reservation_id = gen_random_uuid() WHERE version = {version}"
+        )
+        for version in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14)
+    },
+    **{
+        f"change {version} is of another partner": (
+            f"UPDATE ledger SET partner_id = 'thief' WHERE version = {version}"
+        )
+        for version in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14)
+    },
+    "a reserve became a cancel": "UPDATE ledger SET type = 'cancelled' WHERE version = 1",
+    "a cancel became an expiry": "UPDATE ledger SET type = 'expired' WHERE version = 3",
+    "a hold became a sale": "UPDATE ledger SET type = 'reserved' WHERE version = 5",
+    "a confirm became an extension": "UPDATE ledger SET type = 'extended' WHERE version = 7",
+    "an expiry became a cancel": "UPDATE ledger SET type = 'cancelled' WHERE version = 10",
+    "the last sale became a hold": "UPDATE ledger SET type = 'held' WHERE version = 14",
+}
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_a_corruption_is_caught(history, sql, verify, corruption):
+    before = sql(EVERY_ROW)
+    sql(corruption)
+    assert sql(EVERY_ROW) != before
+    status, output = verify()
+    assert status == 1
+    first, *differences = output.splitlines()
+    assert first.startswith("node-meetup-2025: ")
+    assert first.endswith(f" changes, {len(differences)} differences") or len(differences) == 10
+    assert differences
+
+
+def test_one_corrupt_event_among_many_is_named_and_the_others_are_not(history, client, sql, verify):
+    for name in ("a-first", "z-last"):
+        body = {"eventId": name, "name": name, "totalSeats": 10}
+        assert client.post("/api/v1/events", json=body, headers=ADMIN).status_code == 201
+    body = {"partnerId": "a", "seats": 2}
+    made = client.post("/api/v1/events/z-last/reservations", json=body)
+    assert made.status_code == 201
+    assert verify() == (0, f"a-first: 0 changes, ok\n{HEALTHY}z-last: 1 changes, ok\n")
+    sql("UPDATE events SET available_seats = 7 WHERE event_id = 'z-last'")
+    status, output = verify()
+    assert status == 1
+    first, second, third, *differences = output.splitlines()
+    assert [first, second] == ["a-first: 0 changes, ok", HEALTHY.strip()]
+    assert third == f"z-last: 1 changes, {len(differences)} differences"
+    assert "  available seats: stored 7, replayed 8" in differences
+
+
+def test_a_repaired_event_is_healthy_again(history, sql, verify):
+    sql("UPDATE events SET available_seats = available_seats - 1")
+    assert verify()[0] == 1
+    sql("UPDATE events SET available_seats = available_seats + 1")
+    assert verify() == (0, HEALTHY)

@@ -1,0 +1,664 @@
+"""The one door for changes: order, truth and survival of a batch, on the real database."""
+
+import contextlib
+import threading
+import time
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from serving import connect
+
+from ticketboss import limits
+from ticketboss.changes import ANY_VERSION, Cancel, Edit, IfMatch, Look, Outcome, Reserve
+from ticketboss.database import ConnectionLost, Database, Rejected
+from ticketboss.errors import Contention, Overloaded, TicketBossError, Unavailable
+from ticketboss.store import Store
+from ticketboss.write_path import Line, Turn, WritePath
+
+EVENT = "node-meetup-2025"
+BODY = {"partnerId": "abc-corp", "seats": 1}
+SECONDS = 10
+
+
+class Pause(Look):
+    """Changes nothing, but stops the thread that decides it, once, until the test goes on."""
+
+    def __init__(self):
+        self.reached = threading.Event()
+        self.resumed = threading.Event()
+
+    def apply(self, plan):
+        self.reached.set()
+        assert self.resumed.wait(SECONDS)
+        return super().apply(plan)
+
+    def wait_until_reached(self) -> None:
+        assert self.reached.wait(SECONDS)
+
+
+class PausingEdit(Edit):
+    """An edit that waits for the test before it is made."""
+
+    def __init__(self, fields: dict):
+        super().__init__(fields)
+        self.pause = Pause()
+
+    def apply(self, plan):
+        self.pause.apply(plan)
+        return super().apply(plan)
+
+
+class Failing(Look):
+    """A change with a bug: deciding it raises what no change may raise."""
+
+    def __init__(self, error: BaseException):
+        self.error = error
+
+    def apply(self, plan):
+        raise self.error
+
+
+class Submission(threading.Thread):
+    """A request of its own thread: submits a change and keeps what comes of it."""
+
+    def __init__(self, path: WritePath, change, event_id: str = EVENT):
+        super().__init__(daemon=True)
+        self._path, self._change, self._event_id = path, change, event_id
+        self._result = self._error = None
+        self.start()
+
+    def run(self):
+        try:
+            self._result = self._path.submit(self._event_id, self._change)
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def status(self) -> int:
+        """Wait for the end and return what HTTP would say; 200 for all that succeeds."""
+        self.join(SECONDS)
+        assert not self.is_alive(), "a request waits in vain"
+        if self._error is None:
+            return 200
+        return getattr(self._error, "status", 500)
+
+    @property
+    def outcome(self) -> Outcome:
+        assert self.status == 200, repr(self._error)
+        return self._result
+
+    @property
+    def error(self) -> BaseException:
+        assert self.status != 200
+        return self._error
+
+
+def reserve(seats: int = 1, partner: str = "abc-corp", event_id: str = EVENT, **more) -> Reserve:
+    return Reserve(uuid4(), event_id, partner, seats, **more)
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.002)
+
+
+def queue_up(path: WritePath, changes, event_id: str = EVENT) -> list[Submission]:
+    """Submit changes while somebody is being served, so that they arrive in this order."""
+    submissions = []
+    waiting = path._lines[event_id].waiting
+    for change in changes:
+        before = len(waiting)
+        submissions.append(Submission(path, change, event_id))
+        wait_until(lambda before=before: len(waiting) > before)
+    return submissions
+
+
+def as_one_batch(path: WritePath, changes) -> list[Submission]:
+    """Let changes arrive in order and be served by one transaction; return them ended."""
+    pause = Pause()
+    first = Submission(path, pause)
+    pause.wait_until_reached()
+    submissions = queue_up(path, changes)
+    pause.resumed.set()
+    for submission in [first, *submissions]:
+        assert submission.status
+    return submissions
+
+
+@pytest.fixture
+def seats(sql):
+    """Give a function that sets how many seats the default event has, before any is sold."""
+    return lambda number: sql(
+        "UPDATE events SET initial_seats = %(n)s, total_seats = %(n)s, available_seats = %(n)s",
+        {"n": number},
+    )
+
+
+@pytest.fixture
+def available(sql):
+    return lambda: sql("SELECT available_seats FROM events WHERE event_id = %s", [EVENT])[0][0]
+
+
+@pytest.fixture
+def rival(dsn):
+    """Give a write path of its own, as another process would have it."""
+    store = Store(Database(dsn, size=4))
+    yield WritePath(store)
+    store.database.close()
+
+
+@pytest.fixture
+def row_lock(dsn):
+    """Give a context in which nobody else can write the default event's row."""
+
+    @contextlib.contextmanager
+    def hold(event_id=EVENT):
+        with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT FROM events WHERE event_id = %s FOR UPDATE", [event_id])
+            yield
+            cursor.execute("ROLLBACK")
+
+    return hold
+
+
+@pytest.fixture
+def blocked(dsn):
+    """Give a function that returns the backends that wait for a lock."""
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+
+        def pids() -> list[int]:
+            cursor.execute("SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            return [pid for (pid,) in cursor.fetchall()]
+
+        yield pids
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(write_path, verify):
+    """After every test the ledger gives every number, and no event has state left."""
+    yield
+    assert write_path._lines == {}
+    status, output = verify()
+    assert status == 0, output
+
+
+# --- Order and truth ----------------------------------------------------------
+
+
+def test_a_batch_is_decided_in_the_order_of_arrival(write_path, seats, sql):
+    seats(5)
+    batch = as_one_batch(write_path, [reserve(n) for n in (6, 3, 3, 2, 1)])
+    assert [request.status for request in batch] == [409, 200, 409, 200, 409]
+    assert [batch[i].error.members["available_seats"] for i in (0, 2, 4)] == [5, 2, 0]
+    assert [batch[i].outcome.reservation.version for i in (1, 3)] == [1, 2]
+    # It was one transaction.
+    assert sql("SELECT count(*), count(DISTINCT batch_id) FROM ledger") == [(2, 1)]
+
+
+def test_requests_that_arrive_behind_a_blocked_write_go_into_the_next(
+    write_path, seats, row_lock, blocked, sql
+):
+    seats(6)
+    with row_lock():
+        first = Submission(write_path, reserve(1))
+        wait_until(blocked)
+        behind = queue_up(write_path, [reserve(n) for n in (6, 3, 3, 2, 1)])
+    assert first.status == 200
+    assert [request.status for request in behind] == [409, 200, 409, 200, 409]
+    assert sql("SELECT count(DISTINCT batch_id) FROM ledger") == [(2,)]
+
+
+def test_a_seat_given_back_earlier_in_a_batch_is_sold_later_in_it(write_path, seats, available):
+    seats(2)
+    made = write_path.submit(EVENT, reserve(2)).reservation.reservation_id
+    batch = as_one_batch(write_path, [reserve(1), Cancel(made), reserve(2), Cancel(made)])
+    assert [request.status for request in batch] == [409, 200, 200, 404]
+    assert available() == 0
+
+
+def test_a_line_longer_than_a_batch_is_served_in_order(write_path, seats, sql):
+    number = limits.BATCH_CHANGES + 6
+    seats(number - 1)
+    requests = as_one_batch(write_path, [reserve(1) for _ in range(number)])
+    assert [request.status for request in requests] == [200] * (number - 1) + [409]
+    versions = [request.outcome.reservation.version for request in requests[:-1]]
+    assert versions == list(range(1, number))
+    assert sql("SELECT count(DISTINCT batch_id) FROM ledger") == [(2,)]
+
+
+def test_a_change_is_acknowledged_only_when_its_commit_has_returned(write_path, dsn, sql, blocked):
+    """A deferred trigger stops the transaction inside COMMIT, after all its statements."""
+    request = None
+    with slow_commit(dsn) as lock:
+        lock.acquire()
+        request = Submission(write_path, reserve(3))
+        wait_until(blocked)
+        assert request.is_alive()
+        assert sql("SELECT count(*) FROM reservations") == [(0,)]
+        lock.release()
+        assert request.status == 200
+        assert sql("SELECT count(*) FROM reservations") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "written"),
+    [("40001", 200, 1), ("40P01", 200, 1), ("23514", 500, 0), ("55P03", 503, 0)],
+)
+def test_a_failure_of_the_commit_itself_is_no_success(write_path, dsn, sql, state, status, written):
+    with slow_commit(dsn, fails_once_with=state):
+        assert Submission(write_path, reserve(3)).status == status
+    assert sql("SELECT count(*) FROM reservations") == [(written,)]
+
+
+def test_seats_given_back_while_a_refusal_is_remembered_are_sold(write_path, rival, seats):
+    """What the last batch saw says sold out; the request came after a cancel elsewhere."""
+    seats(1)
+    made = rival.submit(EVENT, reserve(1)).reservation.reservation_id
+    pause = Pause()
+    first = Submission(write_path, pause)
+    pause.wait_until_reached()  # the event has been read: no seat left
+    rival.submit(EVENT, Cancel(made))
+    (late,) = queue_up(write_path, [reserve(1)])
+    pause.resumed.set()
+    assert first.outcome.available_seats == 0
+    assert late.status == 200
+
+
+def test_a_rival_that_cancels_between_our_read_and_our_write_makes_us_decide_again(
+    write_path, rival, seats, available
+):
+    seats(3)
+    made = rival.submit(EVENT, reserve(2)).reservation.reservation_id
+    gate, between = Pause(), Pause()
+    first = Submission(write_path, gate)
+    gate.wait_until_reached()
+    batch = queue_up(write_path, [between, reserve(2), reserve(1)])
+    gate.resumed.set()
+    between.wait_until_reached()  # read: one seat left
+    rival.submit(EVENT, Cancel(made))
+    between.resumed.set()
+    assert first.status == 200
+    assert [request.status for request in batch] == [200, 200, 200]
+    assert available() == 0
+
+
+def test_a_rival_that_sells_between_our_read_and_our_write_is_seen(write_path, rival, seats):
+    seats(2)
+    gate, between = Pause(), Pause()
+    Submission(write_path, gate)
+    gate.wait_until_reached()
+    batch = queue_up(write_path, [between, reserve(1), reserve(1)])
+    gate.resumed.set()
+    between.wait_until_reached()
+    rival.submit(EVENT, reserve(1))
+    between.resumed.set()
+    assert [request.status for request in batch] == [200, 200, 409]
+
+
+def test_a_rival_that_commits_while_our_write_waits_for_the_row_is_seen(
+    write_path, dsn, seats, blocked, rival, available
+):
+    """The write has passed its read and stands at the row lock when the cancel commits."""
+    seats(3)
+    made = write_path.submit(EVENT, reserve(3)).reservation.reservation_id
+    with slow_commit(dsn, table="ledger") as lock:
+        lock.acquire()
+        cancel = Submission(rival, Cancel(made))
+        wait_until(lambda: len(blocked()) == 1)
+        # Sold out is still true: the cancel has not happened before it commits.
+        assert Submission(write_path, reserve(1)).status == 409
+        other = Submission(write_path, Cancel(made))
+        wait_until(lambda: len(blocked()) == 2)
+        behind = queue_up(write_path, [reserve(2), reserve(2)])
+        lock.release()
+        statuses = [cancel.status, other.status]
+    assert sorted(statuses) == [200, 404]
+    assert [request.status for request in behind] == [200, 409]
+    assert available() == 1
+
+
+def test_sales_that_open_while_a_batch_is_written_are_open_for_the_next(write_path, sql):
+    """The next batch starts from the event as remembered, and that was read before the opening."""
+    sql("UPDATE events SET sales_open_at = clock_timestamp() + interval '0.2 s'")
+    change = PausingEdit({"name": "A"})
+    first = Submission(write_path, change)
+    change.pause.wait_until_reached()
+    wait_until(lambda: sql("SELECT sales_open_at < clock_timestamp() FROM events") == [(True,)])
+    edit, late = queue_up(write_path, [Edit({"name": "B"}), reserve(1)])
+    change.pause.resumed.set()
+    assert [first.status, edit.status] == [200, 200]
+    assert late.status == 200, "sales were open when it arrived"
+
+
+@pytest.mark.parametrize("condition", [ANY_VERSION, IfMatch(frozenset({0}))], ids=["any", "seen"])
+def test_the_key_of_another_events_expired_hold_is_refused(write_path, sql, condition):
+    """Settling this event cannot settle that hold: the request must not wait for it."""
+    sql(
+        "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
+        " VALUES ('other', 'Other', 9, 9, 9)"
+    )
+    hold = reserve(1, event_id="other", hold_seconds=60, idempotency_key="k")
+    write_path.submit("other", hold)
+    sql("UPDATE reservations SET expires_at = now() - interval '1 s'")
+    request = Submission(write_path, reserve(1, idempotency_key="k", if_match=condition))
+    request.join(2)
+    waits = request.is_alive()
+    write_path.submit("other", Look())  # settles it, and so frees a request that spins
+    assert request.status == 422
+    assert not waits
+
+
+def test_the_replay_of_a_hold_that_has_expired_says_so(client, sql):
+    body = {**BODY, "holdSeconds": 60}
+    keyed = {"Idempotency-Key": "k"}
+    assert client.post("/api/v1/reservations", json=body, headers=keyed).status_code == 201
+    sql("UPDATE reservations SET expires_at = now() - interval '1 s'")
+    again = client.post("/api/v1/reservations", json=body, headers=keyed)
+    assert (again.status_code, again.json["status"]) == (201, "expired")
+    assert client.get("/api/v1/reservations").json["availableSeats"] == 500
+
+
+# --- Failures -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("places", [{0}, {3}, {6}, {0, 6}, {2, 3}, set(range(7))])
+def test_a_poisoned_request_fails_alone(write_path, sql, places, available, caplog):
+    sql("ALTER TABLE reservations ADD CONSTRAINT no_poison CHECK (partner_id <> 'poison')")
+    try:
+        changes = [reserve(1, "poison" if i in places else "abc-corp") for i in range(7)]
+        batch = as_one_batch(write_path, changes)
+    finally:
+        sql("ALTER TABLE reservations DROP CONSTRAINT no_poison")
+    assert [r.status for r in batch] == [500 if i in places else 200 for i in range(7)]
+    assert available() == 500 - (7 - len(places))
+    assert "no_poison" in caplog.text
+
+
+def test_a_poisoned_request_gets_a_500_over_http_and_the_next_works(client, sql):
+    sql("ALTER TABLE reservations ADD CONSTRAINT no_poison CHECK (partner_id <> 'poison')")
+    try:
+        body = {"partnerId": "poison", "seats": 1}
+        answer = client.post("/api/v1/reservations", json=body)
+    finally:
+        sql("ALTER TABLE reservations DROP CONSTRAINT no_poison")
+    assert answer.status_code == 500
+    assert answer.json["code"] == "internal_error"
+    assert "poison" not in answer.text
+    assert client.post("/api/v1/reservations", json=body).status_code == 201
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), SystemExit(1), MemoryError()], ids=repr)
+@pytest.mark.parametrize("place", [0, 2])
+def test_when_the_leading_thread_dies_every_waiter_gets_an_answer(write_path, error, place, sql):
+    """The one that fails leads its batch, or is decided by another that leads."""
+    gate = Pause()
+    first = Submission(write_path, gate)
+    gate.wait_until_reached()
+    changes = [reserve(1) for _ in range(limits.BATCH_CHANGES + 2)]
+    changes[place] = Failing(error)
+    requests = queue_up(write_path, changes)
+    gate.resumed.set()
+    assert first.status == 200
+    statuses = [request.status for request in requests]
+    # The batch of the failing one, and then the rest of the line.
+    assert statuses == [500] * limits.BATCH_CHANGES + [200, 200]
+    assert sql("SELECT count(*) FROM reservations") == [(2,)]
+    assert write_path.submit(EVENT, reserve(1)).reservation.version == 3
+
+
+def test_a_thread_that_is_told_late_that_it_leads_leads(write_path):
+    """Nobody else would: the line would stand still for good.
+
+    Between being named and being woken lies an instant in which the whole
+    process may be stopped, and the request's patience run out.
+    """
+    line, turn = Line(), Turn(Look())
+    turn.deadline = time.monotonic()
+    turn.leads = True  # named, so no longer waiting; the bell has not rung
+    assert write_path._wait(line, turn)
+
+
+def test_a_request_whose_time_is_over_in_line_is_told_and_leaves_the_line(write_path, monkeypatch):
+    gate = Pause()
+    first = Submission(write_path, gate)
+    gate.wait_until_reached()
+    monkeypatch.setattr(limits, "REQUEST_DEADLINE", 0.05)
+    late = Submission(write_path, reserve(1))
+    assert isinstance(late.error, Contention)
+    assert not write_path._lines[EVENT].waiting
+    monkeypatch.undo()
+    (next_one,) = queue_up(write_path, [reserve(1)])
+    gate.resumed.set()
+    assert first.status == 200
+    assert next_one.outcome.reservation.version == 1
+
+
+@pytest.mark.parametrize("makes", ["reserve", "cancel"])
+def test_a_write_whose_connection_is_terminated_is_made_exactly_once(
+    write_path, row_lock, blocked, sql, available, makes
+):
+    made = write_path.submit(EVENT, reserve(5)).reservation.reservation_id
+    with row_lock():
+        request = Submission(write_path, reserve(2) if makes == "reserve" else Cancel(made))
+        wait_until(blocked)
+        behind = queue_up(write_path, [reserve(1), Cancel(made)])
+        (victim,) = blocked()
+        sql("SELECT pg_terminate_backend(%s)", [victim])
+    assert request.status == 200
+    assert [r.status for r in behind] == [200, 200 if makes == "reserve" else 404]
+    assert available() == (497 if makes == "reserve" else 499)
+
+
+def test_connections_that_died_in_the_pool_are_noticed_by_nobody(application, sql, row_lock):
+    store = application.extensions["ticketboss"]["store"]
+    barrier = threading.Barrier(6)
+
+    def use():
+        barrier.wait()
+        store.database.read("SELECT pg_sleep(0.1)")
+
+    threads = [threading.Thread(target=use) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    killed = sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name = 'ticketboss' AND pid <> pg_backend_pid()"
+        " AND state = 'idle'"
+    )
+    assert len(killed) >= 6
+    client = application.test_client()
+    answers = [client.post("/api/v1/reservations", json=BODY) for _ in range(8)]
+    assert [answer.status_code for answer in answers] == [201] * 8
+
+
+def test_a_row_that_stays_locked_gives_503_in_time_and_nothing_is_written(
+    client, row_lock, available
+):
+    with row_lock():
+        started = time.monotonic()
+        answer = client.post("/api/v1/reservations", json=BODY)
+        assert time.monotonic() - started < 1
+    assert (answer.status_code, answer.json["code"]) == (503, "unavailable")
+    assert answer.headers["Retry-After"]
+    assert available() == 500
+    assert client.post("/api/v1/reservations", json=BODY).status_code == 201
+
+
+def test_an_exhausted_pool_gives_503_in_time(client, application, store):
+    idle = store.database._idle
+    taken = [idle.get_nowait() for _ in range(idle.qsize())]
+    try:
+        started = time.monotonic()
+        answer = client.post("/api/v1/reservations", json=BODY)
+        assert time.monotonic() - started < 1
+    finally:
+        for connection in taken:
+            idle.put(connection)
+    assert (answer.status_code, answer.json["code"]) == (503, "overloaded")
+    assert answer.headers["Retry-After"]
+    assert client.post("/api/v1/reservations", json=BODY).status_code == 201
+
+
+def test_the_pool_has_its_size_back_after_every_kind_of_failure(dsn):
+    database = Database(dsn, size=2)
+    failures = [
+        ("SELECT pg_sleep(2)", Unavailable),
+        ("SELECT 1 / 0", Rejected),
+        ("SELECT pg_terminate_backend(pg_backend_pid())", ConnectionLost),
+    ]
+    for statement, failure in failures * 2:
+        with pytest.raises(failure):
+            database.write(statement, {})
+    with pytest.raises(Rejected):
+        database.write("SELECT %(text)s", {"text": "\0"})
+    assert database._idle.qsize() == 2
+    assert database.read("SELECT 1") == [(1,)]
+    database.close()
+
+
+def test_a_write_is_serializable_and_bounded_and_leaves_the_connection_as_it_was(dsn):
+    database = Database(dsn, size=1)
+    settings = "SELECT " + ", ".join(
+        f"current_setting('{name}')"
+        for name in ("transaction_isolation", "lock_timeout", "statement_timeout")
+    )
+    assert database.write(settings, {}) == [("serializable", "400ms", "500ms")]
+    connection = database._idle.get_nowait()
+    connection.deadline = time.monotonic() + SECONDS
+    with connection.cursor() as cursor:
+        cursor.execute(settings)
+        assert cursor.fetchall() == [("read committed", "0", "0")]
+    assert connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
+    database._idle.put(connection)
+    database.close()
+
+
+def test_a_server_that_has_become_read_only_is_left_for_one_that_is_not(dsn, sql):
+    """After a failover the old connections lead to a standby; new ones to the new primary."""
+    sql("ALTER ROLE postgres SET default_transaction_read_only = on")
+    try:
+        database = Database(dsn, size=2)
+        assert database.read("SHOW transaction_read_only") == [("on",)]
+    finally:
+        # The setting would refuse its own removal.
+        sql("BEGIN READ WRITE; ALTER ROLE postgres RESET default_transaction_read_only; COMMIT")
+    path = WritePath(Store(database))
+    assert path.submit(EVENT, reserve(1)).reservation.version == 1
+    database.close()
+
+
+def test_a_server_that_stays_read_only_gives_503_in_time(dsn, sql, available):
+    database = Database(dsn + "&options=-c%20default_transaction_read_only%3Don", size=2)
+    path = WritePath(Store(database))
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        path.submit(EVENT, reserve(1))
+    assert time.monotonic() - started < 1.5
+    assert path._lines == {}
+    assert available() == 500
+    database.close()
+
+
+# --- Cost ---------------------------------------------------------------------
+
+
+def test_no_state_is_left_of_events_that_were_used_once(write_path, sql):
+    sql(
+        "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
+        " SELECT 'event-' || n, 'Event', 9, 9, 9 FROM generate_series(1, 1000) AS n"
+    )
+    numbers = iter(range(1, 1001))
+
+    def use():
+        for number in numbers:
+            event_id = f"event-{number}"
+            write_path.submit(event_id, reserve(1, event_id=event_id))
+
+    # Plain iterators may be shared between threads.
+    threads = [threading.Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sql("SELECT count(*) FROM reservations") == [(1000,)]
+    assert write_path._lines == {}
+
+
+def test_no_state_is_left_of_events_that_do_not_exist(write_path):
+    for number in range(20):
+        with pytest.raises(TicketBossError):
+            write_path.submit(f"none-{number}", reserve(1, event_id=f"none-{number}"))
+    assert write_path._lines == {}
+
+
+def test_an_overload_of_one_event_does_not_fail_another(dsn, sql, row_lock, blocked):
+    """Requests for one event hold one connection, however many they are."""
+    sql(
+        "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
+        " VALUES ('other', 'Other', 9, 9, 9)"
+    )
+    database = Database(dsn, size=2)
+    path = WritePath(Store(database))
+    with row_lock():
+        crowd = [Submission(path, reserve(1)) for _ in range(20)]
+        wait_until(blocked)
+        assert Submission(path, reserve(1, event_id="other"), "other").status == 200
+    assert not any(isinstance(request._error, Overloaded) for request in crowd)
+    assert [request.status for request in crowd] == [200] * 20
+    database.close()
+
+
+# --- Commits that can be stopped ----------------------------------------------
+
+LOCK = 74207
+
+
+class CommitLock:
+    """Stops every commit while it is held."""
+
+    def __init__(self, cursor):
+        self._cursor = cursor
+
+    def acquire(self) -> None:
+        self._cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+
+    def release(self) -> None:
+        self._cursor.execute("SELECT pg_advisory_unlock_all()")
+
+
+@contextlib.contextmanager
+def slow_commit(dsn: str, table: str = "reservations", fails_once_with: str | None = None):
+    """Let commits that inserted into a table wait for a lock, or the first of them fail.
+
+    A deferred constraint trigger runs inside COMMIT, when all statements are done.
+    """
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP SEQUENCE IF EXISTS commits")
+        cursor.execute("CREATE SEQUENCE commits")  # no rollback takes its numbers back
+        failure = (
+            f"IF nextval('commits') = 1 THEN RAISE EXCEPTION USING ERRCODE = '{fails_once_with}';"
+            " END IF;"
+            if fails_once_with
+            else ""
+        )
+        cursor.execute(
+            f"""CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN {failure} PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NULL; END $$"""
+        )
+        cursor.execute(
+            f"""CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {table}
+            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"""
+        )
+        lock = CommitLock(cursor)
+        try:
+            yield lock
+        finally:
+            lock.release()
+            cursor.execute("DROP FUNCTION at_commit CASCADE")
+            cursor.execute("DROP SEQUENCE commits")
