@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from serving import ADMIN_KEY, Server, postgresql, run_sql
 
 from ticketboss import create_app
 from ticketboss.config import Config
+
+
+def pytest_configure():
+    """Let a SIGTERM end the tests as Ctrl-C does, with everything they started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -38,9 +44,9 @@ def sql(dsn):
 @pytest.fixture(autouse=True)
 def _empty(application, sql):
     """Empty the tables, and leave the default event as a first start makes it."""
-    sql("TRUNCATE events, reservations, ledger")
     sql(
-        "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
+        "TRUNCATE events, reservations, ledger;"
+        " INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
         " VALUES ('node-meetup-2025', 'Node.js Meet-up', 500, 500, 500)"
     )
 

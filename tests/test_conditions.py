@@ -67,41 +67,39 @@ def version(client):
     return lambda: client.get(RESERVATIONS).json["version"]
 
 
-@pytest.fixture(params=["default summary", "summary", "reservation", "feed"])
-def address(request, reserve):
-    """Give the address of something whose version is 1."""
-    return {
-        "default summary": RESERVATIONS,
-        "summary": EVENT,
-        "reservation": reserve().location,
-        "feed": EVENT + "/changes",
-    }[request.param]
+@pytest.fixture
+def addresses(reserve):
+    """Give the addresses of everything that has a version, which is 1."""
+    return [RESERVATIONS, EVENT, reserve().location, EVENT + "/changes"]
 
 
-def test_the_version_is_the_entity_tag(client, address):
-    answer = client.get(address)
-    assert (answer.status_code, answer.headers["ETag"]) == (200, '"1"')
+def test_the_version_is_the_entity_tag(client, addresses):
+    for address in addresses:
+        answer = client.get(address)
+        assert (answer.status_code, answer.headers["ETag"]) == (200, '"1"')
 
 
 @pytest.mark.parametrize(
     "tags", ['"1"', '"7", "1"', '"7","1" , "9"', 'W/"1"', '"7", W/"1"', "*"], ids=repr
 )
-def test_who_has_this_version_is_told_so_without_a_body(client, address, tags):
-    answer = client.get(address, headers={"If-None-Match": tags})
-    assert (answer.status_code, answer.data) == (304, b"")
-    assert answer.headers["ETag"] == '"1"'
-    assert answer.headers["X-Request-Id"]
+def test_who_has_this_version_is_told_so_without_a_body(client, addresses, tags):
+    for address in addresses:
+        answer = client.get(address, headers={"If-None-Match": tags})
+        assert (answer.status_code, answer.data) == (304, b"")
+        assert answer.headers["ETag"] == '"1"'
+        assert answer.headers["X-Request-Id"]
 
 
 @pytest.mark.parametrize(
     "tags",
     ['"0"', '"11"', '"01"', '"7", "8"', 'W/"0"', "", '"', ",", "W/", '"1', "\xb9", "x" * 3000],
-    ids=repr,
+    ids=lambda tags: repr(tags)[:12],
 )
-def test_who_has_another_version_or_names_none_gets_the_body(client, address, tags):
-    answer = client.get(address, headers={"If-None-Match": tags})
-    assert (answer.status_code, answer.headers["ETag"]) == (200, '"1"')
-    assert answer.json
+def test_who_has_another_version_or_names_none_gets_the_body(client, addresses, tags):
+    for address in addresses:
+        answer = client.get(address, headers={"If-None-Match": tags})
+        assert (answer.status_code, answer.headers["ETag"]) == (200, '"1"')
+        assert answer.json
 
 
 def test_a_change_ends_every_304(client, reserve):
@@ -120,19 +118,16 @@ def test_a_change_of_something_else_leaves_a_reservations_tag_alone(client, rese
     assert client.get(made.location, headers={"If-None-Match": '"1"'}).status_code == 304
 
 
-@pytest.mark.parametrize("if_match", ['"1"', '"9"', "*", "1"], ids=repr)
-@pytest.mark.parametrize("if_none_match", ['"1"', '"9"', "*"], ids=repr)
-def test_a_read_with_both_conditions_gets_the_thing_or_an_error_that_says_so(
-    client, reserve, if_match, if_none_match
-):
+def test_a_read_with_both_conditions_gets_the_thing_or_an_error_that_says_so(client, reserve):
     reserve()
-    answer = client.get(
-        RESERVATIONS, headers={"If-Match": if_match, "If-None-Match": if_none_match}
-    )
-    if answer.status_code == 412:
-        assert (answer.json["code"], answer.json["version"]) == ("precondition_failed", 1)
-    else:
-        assert answer.status_code in (200, 304)
+    for if_match in ('"1"', '"9"', "*", "1"):
+        for if_none_match in ('"1"', '"9"', "*"):
+            conditions = {"If-Match": if_match, "If-None-Match": if_none_match}
+            answer = client.get(RESERVATIONS, headers=conditions)
+            if answer.status_code == 412:
+                assert (answer.json["code"], answer.json["version"]) == ("precondition_failed", 1)
+            else:
+                assert answer.status_code in (200, 304), conditions
 
 
 # --- If-Match -------------------------------------------------------------------
@@ -173,20 +168,18 @@ def conditional(request, client, reserve):
     return call
 
 
-@pytest.mark.parametrize("tags", ['"1"', '"0", "1"', "*", '"1",W/"3"'], ids=repr)
+@pytest.mark.parametrize("tags", ['"0", "1",W/"3"', "*"], ids=repr)
 def test_a_change_conditional_on_the_current_version_is_made(conditional, version, tags):
     assert conditional(tags).status_code in (200, 201, 204)
     assert version() == 2
 
 
-@pytest.mark.parametrize("tags", ['"0"', '"2"', '"0", "2"', 'W/"1"'], ids=repr)
-def test_a_change_conditional_on_another_version_is_refused(
-    conditional, client, version, verify, tags
-):
+def test_a_change_conditional_on_another_version_is_refused(conditional, client, verify):
     before = client.get(EVENT).data
-    refused = conditional(tags)
-    assert refused.status_code == 412
-    assert (refused.json["code"], refused.json["version"]) == ("precondition_failed", 1)
+    for tags in ('"0"', '"2"', '"0", "2"', 'W/"1"'):
+        refused = conditional(tags)
+        assert refused.status_code == 412, tags
+        assert (refused.json["code"], refused.json["version"]) == ("precondition_failed", 1)
     assert client.get(EVENT).data == before
     assert verify()[0] == 0
 

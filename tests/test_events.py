@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from serving import ADMIN, ADMIN_KEY, ROOT
 from test_conditions import eventually, one_batch
+from test_lists import read_all
 
 from ticketboss import create_app
 from ticketboss.config import Config
@@ -84,41 +85,36 @@ def test_an_event_is_created_once_however_many_ask(server, sql):
     ]
 
 
-@pytest.mark.parametrize(
-    ("member", "value"),
-    [("eventId", value) for value in ("", "A", "a b", "a" * 65, "a\n", "é", "a/b", 1, None)]
-    + [("name", value) for value in ("", "  ", "x" * 201, "a\x00b", 5, None)]
-    + [("totalSeats", value) for value in (-1, 10_000_001, 1.0, "1", True, None)]
-    + [
-        ("salesOpenAt", value)
-        for value in ("", "tomorrow", "2025-11-01", "2025-11-01T15:00:00", 5, "2025-13-01T00:00Z")
-    ]
-    + [("salesOpenAt", "2100-01-01T00:00:00.000001Z"), ("totalseats", 5)],
-)
-def test_an_event_that_cannot_be_is_refused_by_the_name_of_its_fault(create, sql, member, value):
-    refused = create(**{"salesCloseAt": FUTURE, member: value})
-    assert (refused.status_code, refused.json["code"]) == (400, "invalid_request")
-    assert list(refused.json["fields"]) == [member]
-    assert member in refused.json["error"]
+WRONG = {
+    "eventId": ["", "A", "a b", "a" * 65, "a\n", "é", "a/b", 1, None],
+    "name": ["", "  ", "x" * 201, "a\x00b", 5, None],
+    "totalSeats": [-1, 10_000_001, 1.0, "1", True, None],
+    "salesOpenAt": ["", "tomorrow", "2025-11-01", "2025-11-01T15:00:00", "2025-13-01T00:00:00Z", 5]
+    + ["2100-01-01T00:00:00.000001Z"],
+    "totalseats": [5],
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_an_event_that_cannot_be_is_refused_by_the_name_of_its_fault(create, sql, fault):
+    for value in WRONG[fault]:
+        refused = create(**{"salesCloseAt": FUTURE, fault: value})
+        assert (refused.status_code, refused.json["code"]) == (400, "invalid_request"), value
+        assert list(refused.json["fields"]) == [fault]
+        assert fault in refused.json["error"]
     assert sql("SELECT count(*) FROM events") == [(1,)]
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 4, 6, 7, 100])
-def test_events_are_listed_page_by_page_in_the_order_of_their_ids(client, create, limit):
+def test_events_are_listed_page_by_page_in_the_order_of_their_ids(client, create):
     names = ["a", "a-b", "b.c", "b_c", "zz"]
     for name in reversed(names):
         assert create(name).status_code == 201
-    listed, after, pages = [], "", 0
-    while after is not None:
-        page = client.get(f"{EVENTS}?limit={limit}" + (f"&after={after}" if after else "")).json
-        assert set(page) == {"items", "next"}
-        assert len(page["items"]) <= limit
-        listed += page["items"]
-        after = page["next"]
-        pages += 1
-    assert [event["eventId"] for event in listed] == sorted([*names, "node-meetup-2025"])
+    for limit in (1, 2, 3, 4, 6, 7, 100):
+        listed, sizes = read_all(client.get, f"{EVENTS}?limit={limit}")
+        assert [event["eventId"] for event in listed] == sorted([*names, "node-meetup-2025"])
+        # No page is empty, not even the last.
+        assert sizes == [limit] * (6 // limit) + [6 % limit] * bool(6 % limit)
     assert listed == [client.get(f"{EVENTS}/{event['eventId']}").json for event in listed]
-    assert pages == -(-6 // limit)  # no empty page at the end
 
 
 def test_without_events_the_list_is_empty(client, sql):
@@ -468,36 +464,25 @@ def test_while_no_admin_key_is_configured_nobody_is_the_admin(without_key, sql, 
     assert sql("SELECT event_id, version FROM events") == [("node-meetup-2025", 0)]
 
 
-@pytest.mark.parametrize(
-    "authorization",
-    [
-        None,
-        "",
-        "Bearer",
-        "Bearer ",
-        ADMIN_KEY,
-        f"Basic {ADMIN_KEY}",
-        f"Bearer {ADMIN_KEY}x",
-        f"Bearer {ADMIN_KEY[:-1]}",
-        f"Bearer {ADMIN_KEY.upper()}",
-        f"Bearer {ADMIN_KEY} {ADMIN_KEY}",
-        "Bearer cl\xe9",
-        f"Bearer {ADMIN_KEY}\xff",
-        "Bearer " + "\xff" * 2000,
-    ],
-    ids=lambda value: repr(value)[:32],
-)
-def test_a_wrong_admin_key_is_refused(server, sql, authorization):
-    headers = {"If-Match": "*", **({"Authorization": authorization} if authorization else {})}
+def test_a_wrong_admin_key_is_refused(server, sql):
     client = server.client()
     body = {"eventId": "concert", "name": "A Concert", "totalSeats": 10}
-    for refused in (
-        client.call("POST", EVENTS, body, headers),
-        client.call("POST", EVENTS, {"nonsense": 1}, headers),
-        client.call("PATCH", DEFAULT, {"name": "B"}, headers),
+    for authorization in (
+        *("", "Bearer", "Bearer ", ADMIN_KEY, f"Basic {ADMIN_KEY}", f"Bearer {ADMIN_KEY}x"),
+        *(f"Bearer {ADMIN_KEY[:-1]}", f"Bearer {ADMIN_KEY.upper()}"),
+        *(f"Bearer {ADMIN_KEY} {ADMIN_KEY}", "Bearer cl\xe9", f"Bearer {ADMIN_KEY}\xff"),
+        *("Bearer \xb9", "Bearer " + "\xff" * 2000, None),
     ):
-        assert (refused.status, refused.json["code"]) == (403, "forbidden")
-        assert ADMIN_KEY not in refused.body.decode()
+        headers = {"If-Match": "*"}
+        if authorization is not None:
+            headers["Authorization"] = authorization
+        for refused in (
+            client.call("POST", EVENTS, body, headers),
+            client.call("POST", EVENTS, {"nonsense": 1}, headers),
+            client.call("PATCH", DEFAULT, {"name": "B"}, headers),
+        ):
+            assert (refused.status, refused.json["code"]) == (403, "forbidden"), authorization
+            assert ADMIN_KEY not in refused.body.decode()
     assert sql("SELECT event_id, version FROM events") == [("node-meetup-2025", 0)]
 
 

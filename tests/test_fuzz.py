@@ -6,12 +6,13 @@ import logging
 import re
 from urllib.parse import quote
 
-from hypothesis import HealthCheck, Phase, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, configuration, given, settings
 from hypothesis import strategies as st
 from serving import ADMIN, connect
 
 SETTINGS = settings(
-    max_examples=1000,
+    max_examples=80,  # of each address
     deadline=None,
     database=None,
     derandomize=True,
@@ -23,10 +24,18 @@ SETTINGS = settings(
 EVENTS = ("node-meetup-2025", "other", "nowhere", "%00", "%2e%2e", "a" * 65)
 RESERVATIONS = ("held", "confirmed", "cancelled", "expired", "nobody's", "0", "%FF%00", "{}")
 METHODS = ("GET", "POST", "PATCH", "DELETE", "HEAD", "OPTIONS", "PUT")
-MEMBERS = (
-    "partnerId seats holdSeconds eventId name totalSeats salesOpenAt salesCloseAt limit after"
-    " status __proto__"
-).split()
+MEMBERS = ["partnerId", "seats", "holdSeconds", "eventId", "name", "totalSeats"]
+MEMBERS += ["salesOpenAt", "salesCloseAt", "limit", "after", "status", "__proto__"]
+
+# Stands for the body that an address takes.
+RIGHT = object()
+RIGHT_BODIES = {
+    ("POST", "events"): b'{"eventId": "new", "name": "New", "totalSeats": 5}',
+    ("PATCH", "<event_id>"): b'{"name": "Another"}',
+    ("POST", "reservations"): b'{"partnerId": "abc", "seats": 1}',
+    ("PATCH", "<reservation_id>"): b'{"seats": 1}',
+    ("POST", "extend"): b'{"holdSeconds": 60}',
+}
 
 # What HTTP can carry in a header, and what partners may put into JSON.
 latin = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\0"), max_size=30)
@@ -61,7 +70,8 @@ meant_well = st.fixed_dictionaries(
 documents = st.one_of(meant_well, st.dictionaries(st.sampled_from(MEMBERS), values), values)
 bodies = st.one_of(
     documents.map(lambda value: json.dumps(value).encode()),
-    st.sampled_from([b'{"partnerId": "abc", "seats": 1}', b'{"seats": 1}', b'{"holdSeconds": 60}']),
+    st.just(RIGHT),
+    st.just(RIGHT),
     st.none(),
     st.binary(max_size=50),
     st.tuples(documents, st.integers(1, 20)).map(
@@ -89,7 +99,8 @@ queries = st.one_of(
     st.lists(st.tuples(st.sampled_from(MEMBERS), texts | version.map(str)), max_size=3).map(
         lambda pairs: "&".join(f"{k}={quote(v, errors='surrogatepass')}" for k, v in pairs)
     ),
-    latin,
+    # The server itself refuses what is not ASCII.
+    st.text(st.characters(max_codepoint=126, exclude_characters="\r\n\0"), max_size=30),
 )
 headers = st.fixed_dictionaries(
     {},
@@ -105,12 +116,20 @@ headers = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture(autouse=True)
+def _leave_little(tmp_path):
+    """Leave no folder of Hypothesis behind, and out of the log what would bury a failure."""
+    configuration.set_hypothesis_home_dir(tmp_path)
+    logging.disable(logging.INFO)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 def test_no_request_is_a_500_and_no_refusal_changes_anything(application, dsn):
-    logging.disable(logging.INFO)  # or a failure is told under a thousand requests
     client = application.test_client()
     routes = sorted({rule.rule for rule in application.url_map.iter_rules()})
     ids = {}
-    answered = set()
+    statuses = set()
 
     with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
 
@@ -143,10 +162,10 @@ def test_no_request_is_a_500_and_no_refusal_changes_anything(application, dsn):
 
         @SETTINGS
         @given(
-            route=st.sampled_from(routes),
             method=st.sampled_from(METHODS[:4] * 3 + METHODS),
-            event_id=st.sampled_from(EVENTS) | texts.map(lambda t: quote(t, "", errors="replace")),
-            reservation=st.sampled_from(RESERVATIONS),
+            event_id=st.sampled_from(EVENTS[:2] * 3 + EVENTS)
+            | texts.map(lambda text: quote(text, "", errors="replace")),
+            reservation=st.sampled_from(RESERVATIONS[:1] * 8 + RESERVATIONS),
             query=queries,
             body=bodies,
             content_type=types,
@@ -155,6 +174,8 @@ def test_no_request_is_a_500_and_no_refusal_changes_anything(application, dsn):
         def send(route, method, event_id, reservation, query, body, content_type, headers):
             path = route.replace("<event_id>", event_id)
             path = path.replace("<reservation_id>", ids.get(reservation, reservation))
+            if body is RIGHT:
+                body = RIGHT_BODIES.get((method, route.rpartition("/")[2]))
             before = everything()
             answer = client.open(
                 path,
@@ -164,7 +185,7 @@ def test_no_request_is_a_500_and_no_refusal_changes_anything(application, dsn):
                 headers=headers,
                 environ_overrides={"QUERY_STRING": query},
             )
-            answered.add((route, answer.status_code))
+            statuses.add(answer.status_code)
             assert answer.status_code < 500
             request_id = answer.headers["X-Request-Id"]
             assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", request_id)
@@ -181,8 +202,8 @@ def test_no_request_is_a_500_and_no_refusal_changes_anything(application, dsn):
                 begin()  # so that every example starts from the same
 
         begin()
-        send()
-
-    for route in routes:
-        assert {200, 201, 204} & {status for at, status in answered if at == route}, route
-        assert {400, 404, 405, 415} & {status for at, status in answered if at == route}, route
+        for route in routes:
+            statuses.clear()
+            send(route)
+            assert min(statuses) < 300, f"nothing got through to {route}"
+            assert max(statuses) >= 400, f"nothing wrong came to {route}"

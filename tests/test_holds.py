@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+import proxy
 import pytest
 from serving import ADMIN
 from test_conditions import eventually, one_batch
@@ -570,6 +571,34 @@ def test_of_confirm_and_expiry_at_the_same_instant_exactly_one_wins(
     )
     assert ended == [(24, 24)]
     assert verify()[0] == 0
+
+
+@pytest.mark.parametrize("change", ["cancel", "confirm", "extend", "reduce"])
+@pytest.mark.parametrize("reading", [b"FROM events", b"FROM wanted"], ids=["event", "reservation"])
+def test_nothing_is_changed_on_an_older_state_of_the_reservation_than_of_the_event(
+    dsn, client, hold, verify, reading, change
+):
+    """A rival process cancels while one of the two is being read; the seats come back once."""
+    place = hold(4).location
+    with proxy.Proxy(dsn) as between, ThreadPoolExecutor(1) as pool:
+        slow = create_app(Config(database_url=between.dsn)).test_client()
+        fault = between.fault(proxy.HELD, lambda message: reading in message)
+        late = pool.submit(
+            {
+                "cancel": lambda: slow.delete(place),
+                "confirm": lambda: slow.post(place + "/confirm"),
+                "extend": lambda: slow.post(place + "/extend", json={"holdSeconds": 9}),
+                "reduce": lambda: slow.patch(place, json={"seats": 1}),
+            }[change]
+        )
+        fault.wait_until_reached()
+        assert client.delete(place).status_code == 204
+        fault.deliver()
+        refused = late.result()
+    assert refused.status_code == (404 if change == "cancel" else 409)
+    assert refused.json["code"] == "already_cancelled"
+    assert client.get(RESERVATIONS).json["availableSeats"] == 500
+    assert verify() == (0, "node-meetup-2025: 2 changes, ok\n")
 
 
 # --- A database that takes no writes ----------------------------------------------------

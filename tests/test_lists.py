@@ -79,11 +79,10 @@ def test_a_list_can_be_filtered(client, everything, partner):
             assert all(size == limit for size in sizes[:-1])
 
 
-@pytest.mark.parametrize("partner", ["a&b=c", "100%", "ä ö", "'; --", "\\", "x" * 64, "\U0001f39f"])
-def test_a_partner_is_found_whatever_its_name(client, reserve, partner):
-    made = reserve(partner).json
-    reserve("somebody-else")
-    assert client.get(LIST, query_string={"partnerId": partner}).json["items"] == [made]
+def test_a_partner_is_found_whatever_its_name(client, reserve):
+    for partner in ("a&b=c", "100%", "ä ö", "'; --", "\\", "x" * 64, "\U0001f39f"):
+        made = reserve(partner).json
+        assert client.get(LIST, query_string={"partnerId": partner}).json["items"] == [made]
 
 
 def test_a_page_has_50_items_unless_the_client_says_otherwise(client, reserve):
@@ -96,19 +95,21 @@ def test_an_event_without_reservations_has_an_empty_list(client):
     assert client.get(LIST).json == {"items": [], "next": None}
 
 
-@pytest.mark.parametrize(
-    ("query", "fault"),
-    [(f"limit={value}", "limit") for value in ("0", "101", "-1", "1.0", "x", "", "1e1", "9" * 40)]
-    + [("limit=%D9%A1", "limit"), ("limit=1&limit=2", "limit"), ("limit=+1", "limit")]
-    + [(f"status={value}", "status") for value in ("", "HELD", "sold", "held,confirmed")]
-    + [(f"partnerId={value}", "partnerId") for value in ("", "%00", "%20", "x" * 65)]
-    + [("status=held&status=held", "status"), ("partner=abc-corp", "partner")],
-)
-def test_a_wrong_query_is_refused_by_the_name_of_its_fault(client, query, fault):
-    refused = client.get(f"{LIST}?{query}")
-    assert (refused.status_code, refused.json["code"]) == (400, "invalid_request")
-    assert list(refused.json["fields"]) == [fault]
-    assert fault in refused.json["error"]
+WRONG = {
+    "limit": ["0", "101", "-1", "1.0", "x", "", "1e1", "9" * 40, "%D9%A1", "1&limit=2", "+1"],
+    "status": ["", "HELD", "sold", "held,confirmed", "held&status=held"],
+    "partnerId": ["", "%00", "%20", "x" * 65],
+    "partner": ["abc-corp"],
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_query_is_refused_by_the_name_of_its_fault(client, fault):
+    for value in WRONG[fault]:
+        refused = client.get(f"{LIST}?{fault}={value}")
+        assert (refused.status_code, refused.json["code"]) == (400, "invalid_request"), value
+        assert list(refused.json["fields"]) == [fault]
+        assert fault in refused.json["error"]
 
 
 def _encoded(text):
@@ -137,12 +138,12 @@ FORGED = [
 
 
 @pytest.mark.parametrize("address", [LIST, EVENTS])
-@pytest.mark.parametrize("cursor", FORGED, ids=lambda cursor: cursor[:12])
-def test_a_forged_cursor_is_refused(client, reserve, address, cursor):
+def test_a_forged_cursor_is_refused(client, reserve, address):
     reserve()
-    refused = client.get(f"{address}?after={cursor}")
-    assert (refused.status_code, refused.json["code"]) == (400, "invalid_request")
-    assert list(refused.json["fields"]) == ["after"]
+    for cursor in FORGED:
+        refused = client.get(f"{address}?after={cursor}")
+        assert (refused.status_code, refused.json["code"]) == (400, "invalid_request"), cursor
+        assert list(refused.json["fields"]) == ["after"]
 
 
 def test_a_cursor_of_another_list_is_refused(client, reserve):

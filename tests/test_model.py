@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 from functools import partial
 from urllib.parse import urlencode
 
-from hypothesis import HealthCheck, Phase, settings
+import pytest
+from hypothesis import HealthCheck, Phase, configuration, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -27,7 +28,7 @@ from serving import ADMIN, connect
 
 EXAMPLES = os.environ.get("MODEL_EXAMPLES")
 SETTINGS = settings(
-    max_examples=int(EXAMPLES or 40),
+    max_examples=int(EXAMPLES or 60),
     stateful_step_count=40,
     deadline=None,
     database=None,
@@ -177,12 +178,12 @@ CONDITIONS = {
     "weak": lambda version: (f'W/"{version}"', set()),
 }
 # Few requests are conditional, edits excepted, or few of them would change anything.
-CONDITION = st.sampled_from(["none"] * 2 * len(CONDITIONS) + list(CONDITIONS))
+CONDITION = st.sampled_from(["none"] * 3 * len(CONDITIONS) + list(CONDITIONS))
 EDIT_CONDITION = st.sampled_from(["current"] * 2 * len(CONDITIONS) + list(CONDITIONS))
 LOOK_CONDITION = st.sampled_from(list(CONDITIONS))
 EVENT = st.sampled_from(EVENTS[:2] * 2 + EVENTS[2:])
 PARTNER = st.sampled_from(PARTNERS)
-SEATS = st.integers(1, 4)
+SEATS = st.sampled_from([1, 1, 2, 3, 4])
 TOTAL = st.integers(0, 12)
 OPENS = st.sampled_from([None, LONG_AGO, FAR_OFF])
 CLOSES = st.sampled_from([None, None, FAR_OFF, LONG_AGO])
@@ -190,7 +191,7 @@ SECONDS = st.sampled_from([600, 3600])
 HOLD = st.none() | SECONDS
 KEYS = ("a", "a key, with ~!")
 KEY = st.sampled_from((None, *KEYS))
-CHANGE = st.sampled_from(["cancelled", "confirmed", "extended", "reduced"])
+CHANGE = st.sampled_from(["cancelled", "confirmed", "extended", "reduced", "reduced"])
 WHICH = st.integers(0, 7)
 STATUS = st.sampled_from(["held", "confirmed", "cancelled", "expired"])
 
@@ -324,7 +325,6 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                 self.create(event_id, 8, None, None)
             for key in KEYS:
                 self.reserve(DEFAULT_EVENT, PARTNERS[0], 2, 600, key, "none")
-            self.age(0)
 
         def pick(self, which: int) -> dict | None:
             """Return one of the latest reservations, or None for one that nobody has made."""
@@ -357,7 +357,7 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                 assert hold - 10 < seconds_until(answer.json["expiresAt"]) <= hold
 
         @step(
-            2,
+            3,
             which=WHICH,
             other=st.fixed_dictionaries(
                 {}, optional={"event_id": EVENT, "seats": SEATS, "hold": HOLD}
@@ -377,9 +377,11 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
             """Send the latest change of reservations once more, to the letter."""
             self.again()
 
-        @step(6, which=WHICH, type=CHANGE, seats=SEATS, hold=SECONDS, condition=CONDITION)
+        @step(8, which=WHICH, type=CHANGE, seats=SEATS, hold=SECONDS, condition=CONDITION)
         def change(self, which, type, seats, hold, condition):
-            r = self.pick(which)
+            self.change_one(self.pick(which), type, seats, hold, condition)
+
+        def change_one(self, r, type, seats, hold, condition):
             method, call, body, wanted, status = {
                 "cancelled": ("DELETE", "", None, None, 204),
                 "confirmed": ("POST", "/confirm", None, None, 200),
@@ -493,7 +495,7 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
             )
 
         @step(
-            2,
+            3,
             event_id=EVENT,
             members=st.fixed_dictionaries(
                 {},
@@ -535,9 +537,9 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                 )
                 self.model.enter("expired", r, status="expired", expiresAt=Told())
 
-        @step(1, which=WHICH)
-        def age(self, which):
-            """Let most of the time that a hold may last go by."""
+        @step(2, which=WHICH, hold=SECONDS)
+        def age(self, which, hold):
+            """Let most of the time that a hold may last go by, and extend it then."""
             holds = self.holds()
             for r in holds[which:][:1]:
                 sql(
@@ -546,6 +548,7 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                     r["reservationId"].said,
                 )
                 r["createdAt"] = Told(age=r["createdAt"].age + 5000)
+                self.change_one(r, "extended", None, hold, "none")
 
         @rule(step=st.sampled_from(steps).flatmap(lambda chosen: chosen))
         def go_on(self, step):
@@ -572,7 +575,15 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
     return Partners
 
 
+@pytest.fixture(autouse=True)
+def _leave_little(tmp_path):
+    """Leave no folder of Hypothesis behind, and out of the log what would bury a failure."""
+    configuration.set_hypothesis_home_dir(tmp_path)
+    logging.disable(logging.INFO)
+    yield
+    logging.disable(logging.NOTSET)
+
+
 def test_the_service_and_a_small_model_agree_on_every_answer(application, dsn):
-    logging.disable(logging.INFO)  # or a failure is told under thousands of requests
     with contextlib.closing(connect(dsn)) as connection:
         run_state_machine_as_test(machine(application, connection), settings=SETTINGS)

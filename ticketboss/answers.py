@@ -25,8 +25,15 @@ SENTENCES = {
 log = logging.getLogger("ticketboss.requests")
 
 
+class Answer(Response):
+    """A response that claims no media type unless it has one: a 204 has none."""
+
+    default_mimetype = None
+
+
 def register(app: Flask) -> None:
     """Give every request of the application an id, a log line and JSON errors."""
+    app.response_class = Answer
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(TicketBossError, _refuse)

@@ -139,20 +139,31 @@ class Database:
         self._idle: queue.LifoQueue[_Connection | None] = queue.LifoQueue()
         for _ in range(size):
             self._idle.put(None)
-        # Whether the server left its last caller without an answer.
-        self.silent = False
+        # Since when the server leaves its callers without an answer.
+        self._silent_since: float | None = None
         self._probe = threading.Lock()
         # When it last did what it was asked, on the monotonic clock.
         self.last_success = float("-inf")
         # Why the last attempt to connect failed: for the operator, never for a client.
         self.last_failure = ""
 
+    @property
+    def silent(self) -> bool:
+        """Whether the server left its last caller without an answer."""
+        return self._silent_since is not None
+
+    def deadline(self) -> float:
+        """Return until when, on the monotonic clock, an exchange that starts now may take."""
+        now, since = time.monotonic(), self._silent_since
+        fresh = since is not None and now - since < limits.FRESH_SILENCE
+        return now + (limits.PROBE_PATIENCE if fresh else limits.DATABASE_PATIENCE)
+
     def read(self, sql: str, parameters: dict | None = None) -> list[tuple]:
         """Run a statement that may safely run twice and return its rows.
 
         Raises Unavailable, Overloaded, Conflict or Rejected.
         """
-        deadline = time.monotonic() + limits.DATABASE_PATIENCE
+        deadline = self.deadline()
         while True:
             try:
                 return self._exchange(LIMITS + sql, parameters, deadline)
@@ -168,7 +179,7 @@ class Database:
         commit. Raises Unavailable or Overloaded (nothing was sent), Conflict or
         Rejected (nothing was written), ConnectionLost (nobody knows).
         """
-        deadline = time.monotonic() + limits.DATABASE_PATIENCE
+        deadline = self.deadline()
         return self._exchange(SERIALIZABLE + sql, parameters, deadline)
 
     @contextmanager
@@ -203,6 +214,10 @@ class Database:
             if connection := self._idle.get():
                 connection.close()
 
+    def _fall_silent(self) -> None:
+        if self._silent_since is None:
+            self._silent_since = time.monotonic()
+
     def _exchange(self, sql: str, parameters: dict | None, deadline: float) -> list[tuple]:
         # While the server is silent only one caller at a time finds out whether
         # it still is; everybody else is told at once and keeps no thread busy.
@@ -228,7 +243,7 @@ class Database:
                 cursor.execute(sql, parameters)
                 rows = cursor.fetchall() if cursor.description else []
         except TimeoutError:
-            self.silent = True
+            self._fall_silent()
             raise ConnectionLost from None
         except psycopg2.Error as error:
             raise self._meaning(error, connection) from error
@@ -236,7 +251,7 @@ class Database:
             raise Rejected(str(error)) from error
         finally:
             self._idle.put(None if connection is None or connection.closed else connection)
-        self.silent = False
+        self._silent_since = None
         self.last_success = time.monotonic()
         return rows
 
@@ -267,5 +282,5 @@ class Database:
                 continue
             connection.autocommit = True
             return connection
-        self.silent = True
+        self._fall_silent()
         raise Unavailable

@@ -94,6 +94,9 @@ class Server:
                 self._users.close()
             if self._runs():
                 self._control("stop", "--wait", "--mode=fast")
+            if self.socket != self.cluster:
+                with contextlib.suppress(OSError):
+                    self.socket.rmdir()
 
     @contextlib.contextmanager
     def _door(self):

@@ -11,6 +11,13 @@ Times are in seconds, sizes in bytes, unless a name says otherwise.
 # leaves 0.4 s for the queue in front of the threads to drain.
 DATABASE_PATIENCE = 0.6
 
+# The same where the server has only just fallen silent: a write that it swallowed
+# is looked up within this, so that both together stay under a second. After that
+# first while a probe gets all of the above, or a server that takes longer than
+# this to connect to would stay unreachable.
+PROBE_PATIENCE = 0.2
+FRESH_SILENCE = 1.0
+
 # The same bound on the server's side, a little shorter, so that a slow
 # statement is refused by the server, which knows why, rather than by the clock
 # here, which does not.
@@ -41,10 +48,6 @@ RETRY_AFTER = 1
 
 # A reserve takes about 100 bytes; 16 KiB leaves room for anything honest.
 BODY_BYTES = 16 * 1024
-
-# The deepest body in the contract is one object; json's recursion gives up
-# near 1,000 levels, so anything past this is refused before it is parsed.
-BODY_DEPTH = 32
 
 # Changes written by one transaction. Enough for every thread of a process;
 # a bound because one failed transaction is decided again as a whole.

@@ -216,11 +216,9 @@ class Store:
         )
         return Written(*rows[0]) if rows else None
 
-    def make_durable(self, reservation_ids: set[UUID]) -> None:
-        """Return when everything that can be seen of these reservations is durable."""
-        self.database.read(
-            statement("lock_reservations"), {"reservation_ids": [str(r) for r in reservation_ids]}
-        )
+    def make_durable(self, reservation_id: UUID) -> None:
+        """Return when everything that could be seen when it was called is durable."""
+        self.database.read(statement("lock_reservation"), {"reservation_id": str(reservation_id)})
 
 
 def _page(rows: list[tuple], item: Callable) -> Page | None:

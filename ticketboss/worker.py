@@ -3,12 +3,14 @@
 import json
 import logging
 import secrets
+from http import HTTPStatus
 
 from gunicorn import glogging, util
 from gunicorn.workers.gthread import ThreadWorker as Worker
 
 __all__ = ["Logger", "Worker"]
 
+_CODES = {400: "invalid_request", 500: "internal_error"}
 _SENTENCES = {
     414: "The address is too long",
     431: "The headers are too many or too long",
@@ -24,7 +26,9 @@ def write_error(sock, status_int: int, reason: str, mesg: str) -> None:
     writes an HTML page. `mesg` is left out: it may quote what the client sent.
     """
     request_id = secrets.token_hex(16)
-    code = "invalid_request" if status_int == 400 else reason.lower().replace(" ", "_")
+    if status_int not in (414, 431):  # gunicorn says "Bad Request" for some others
+        reason = HTTPStatus(status_int).phrase
+    code = _CODES.get(status_int, reason.lower().replace(" ", "_"))
     body = json.dumps(
         {
             "error": _SENTENCES.get(status_int, "The request is not valid HTTP"),

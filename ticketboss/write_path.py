@@ -22,7 +22,13 @@ from uuid import uuid4
 from ticketboss import limits
 from ticketboss.changes import NOW, Plan
 from ticketboss.database import Conflict, ConnectionLost, Rejected
-from ticketboss.errors import Contention, EventNotFound, TicketBossError, Unavailable
+from ticketboss.errors import (
+    Contention,
+    EventNotFound,
+    Overloaded,
+    TicketBossError,
+    Unavailable,
+)
 from ticketboss.store import Store, Written
 
 log = logging.getLogger(__name__)
@@ -94,6 +100,9 @@ class WritePath:
             if line is None:
                 line = self._lines[event_id] = Line()
                 turn.leads = True
+            elif self._store.database.silent:
+                # One thread finds out whether it still is; the others stay free.
+                raise Unavailable
             else:
                 line.waiting.append(turn)
         if turn.leads or self._wait(line, turn):
@@ -127,6 +136,12 @@ class WritePath:
             line.suppose = self._write(event_id, batch, line.suppose)
         finally:
             with self._mutex:
+                if self._store.database.silent:
+                    # What this batch has waited for in vain, nobody waits for again.
+                    for waiting in line.waiting:
+                        waiting.answer(failure=Unavailable())
+                    batch += line.waiting
+                    line.waiting.clear()
                 successor = line.waiting.popleft() if line.waiting else None
                 if successor is None:
                     del self._lines[event_id]
@@ -165,26 +180,30 @@ class WritePath:
         """
         store = self._store
         changes = [turn.change for turn in batch]
-        deadline = min(turn.deadline for turn in batch)
+        deadline = max(turn.deadline for turn in batch)
         pause = limits.RETRY_FIRST
         suppose = suppose and all(getattr(change, "supposes", False) for change in changes)
         lost: list[Sent] = []
         otherwise = Contention
         while True:
             try:
+                # The event first: what changes after it the version check finds.
+                event = None if suppose else store.read_event(event_id)
                 reservations, read_at = store.read_for(changes)
                 overdue = any(r.overdue and r.event_id == event_id for r in reservations)
-                if suppose and not overdue:
+                if suppose:
+                    if overdue:
+                        suppose = False
+                        continue
                     plan = Plan.supposing(event_id, reservations)
                 else:
-                    event = store.read_event(event_id)
                     if event is None:
                         raise EventNotFound
                     if event.unsettled or overdue:
                         store.settle(event)
                         if time.monotonic() < deadline:
                             continue
-                        raise Contention
+                        raise otherwise
                     plan = Plan(event, reservations, read_at or event.read_at)
                 # After the event was read, so that one that lands later conflicts.
                 for sent in lost:
@@ -193,7 +212,8 @@ class WritePath:
                         return True
                 sent = Sent(plan, [_decide(change, plan) for change in changes])
                 if plan.repeated:
-                    store.make_durable(plan.repeated)
+                    # One stands for all: what is durable is so in the order of commits.
+                    store.make_durable(next(iter(plan.repeated)))
                 if not plan.entries:
                     if lost:
                         raise ConnectionLost  # it may land yet, so this may not be the answer
@@ -214,10 +234,14 @@ class WritePath:
                 pass
             except ConnectionLost:
                 otherwise = Unavailable
-                deadline = min(deadline, time.monotonic() + limits.DATABASE_PATIENCE)
-            except Unavailable:
+                deadline = min(deadline, store.database.deadline())
+            except (Unavailable, Overloaded):
                 if not lost:
                     raise
+            except Rejected:
+                if lost:  # which may have been written: not to be tried in parts
+                    raise Unavailable from None
+                raise
             if time.monotonic() >= deadline:
                 raise otherwise
             time.sleep(random.uniform(0, pause))

@@ -1,0 +1,11 @@
+-- Make sure that what is acknowledged a second time is durable.
+--
+-- The row lock makes this a transaction that writes: under synchronous
+-- replication it returns only when everything before it is on the standby.
+-- One row at a time, so that no two such locks wait for each other.
+--
+-- One row:  the reservation is there, and stays.
+SELECT reservation_id
+FROM reservations
+WHERE reservation_id = %(reservation_id)s
+FOR UPDATE;
