@@ -20,7 +20,10 @@ LEFT JOIN LATERAL (
     WHERE reservations.event_id = events.event_id
       AND created_version > %(after)s
       AND (%(partner_id)s::text IS NULL OR partner_id = %(partner_id)s)
-      AND (%(status)s::text IS NULL OR status = %(status)s)
+      AND (%(status)s::text IS NULL
+           OR CASE WHEN %(computed)s AND status = 'held' AND expires_at <= now() THEN 'expired'
+                   ELSE status
+              END = %(status)s)
     ORDER BY created_version
     LIMIT %(limit)s
 ) AS page ON true

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from serving import ADMIN
 
+from ticketboss.changes import Look
+
 RESERVATIONS = "/api/v1/reservations"
 EVENT = "/api/v1/events/node-meetup-2025"
 SECONDS = 20  # no wait takes this long
@@ -21,7 +23,7 @@ def eventually(condition):
     return result
 
 
-class Gate:
+class Gate(Look):
     """A change that changes nothing and holds up the line behind it."""
 
     def __init__(self):

@@ -178,7 +178,7 @@ CONDITIONS = {
     "weak": lambda version: (f'W/"{version}"', set()),
 }
 # Few requests are conditional, edits excepted, or few of them would change anything.
-CONDITION = st.sampled_from(["none"] * 3 * len(CONDITIONS) + list(CONDITIONS))
+CONDITION = st.sampled_from(["none"] * len(CONDITIONS) + list(CONDITIONS))
 EDIT_CONDITION = st.sampled_from(["current"] * 2 * len(CONDITIONS) + list(CONDITIONS))
 LOOK_CONDITION = st.sampled_from(list(CONDITIONS))
 EVENT = st.sampled_from(EVENTS[:2] * 2 + EVENTS[2:])
@@ -402,8 +402,9 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
 
         @step(1, which=WHICH, condition=LOOK_CONDITION)
         def show(self, which, condition):
-            r = self.pick(which)
+            self.show_one(self.pick(which), condition)
 
+        def show_one(self, r, condition):
             def judge():
                 require(r is not None, 404, "not_found")
                 return r
@@ -524,9 +525,15 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
         def holds(self) -> list[dict]:
             return [r for r in self.model.reservations if r["status"] == "held"]
 
-        @step(2, chosen=st.integers(1, 7), backwards=st.booleans())
-        def expire(self, chosen, backwards):
-            """Let some holds end, the oldest first or last."""
+        @step(
+            3,
+            chosen=st.integers(1, 7),
+            backwards=st.booleans(),
+            event_id=st.none() | EVENT,
+            condition=CONDITION,
+        )
+        def expire(self, chosen, backwards, event_id, condition):
+            """Let some holds end, the oldest first or last; then look, or use their keys."""
             holds = self.holds()
             ending = [r for place, r in enumerate(holds) if chosen >> place & 1] or holds
             for r in reversed(ending) if backwards else ending:
@@ -536,10 +543,15 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                     r["reservationId"].said,
                 )
                 self.model.enter("expired", r, status="expired", expiresAt=Told())
+            if event_id is None and ending:
+                self.show_one(ending[-1], condition)
+            for (partner, key), (asked, made) in list(self.model.keys.items()):
+                if event_id is not None and any(made is r for r in ending):
+                    self.reserve(event_id, partner, *asked[1:], key, condition)
 
-        @step(2, which=WHICH, hold=SECONDS)
-        def age(self, which, hold):
-            """Let most of the time that a hold may last go by, and extend it then."""
+        @step(2, which=st.integers(0, 2))
+        def age(self, which):
+            """Let most of the time that a hold may last go by; extend it too far, and less."""
             holds = self.holds()
             for r in holds[which:][:1]:
                 sql(
@@ -548,7 +560,8 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                     r["reservationId"].said,
                 )
                 r["createdAt"] = Told(age=r["createdAt"].age + 5000)
-                self.change_one(r, "extended", None, hold, "none")
+                for hold in (3600, 600):
+                    self.change_one(r, "extended", None, hold, "none")
 
         @rule(step=st.sampled_from(steps).flatmap(lambda chosen: chosen))
         def go_on(self, step):

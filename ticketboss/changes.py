@@ -80,6 +80,7 @@ class Plan:
             self.event.reservation_count -= 1
         self._enter(after, type)
         self.reservations[after.reservation_id] = self.changed[after.reservation_id] = after
+        self.keys[after.partner_id, after.idempotency_key] = after
         return after
 
     def edit(self, **fields) -> Event:
@@ -157,8 +158,25 @@ class Outcome:
     replayed: bool = False
 
 
+class Change:
+    """Something that a request would do to an event: `apply` decides it on a plan.
+
+    Returns its outcome, or raises the TicketBossError that refuses it.
+    """
+
+    __slots__ = ()
+
+    # Whether it can be decided on an event that was not read.
+    supposes = False
+    # Whether it is written in a batch of its own.
+    alone = False
+
+    def apply(self, plan: Plan):
+        raise NotImplementedError
+
+
 @dataclass(slots=True)
-class Reserve:
+class Reserve(Change):
     """Take seats: for good, or as a hold of `hold_seconds`."""
 
     # Made before the first try, so that a retry is the same reservation.
@@ -172,7 +190,6 @@ class Reserve:
 
     @property
     def supposes(self) -> bool:
-        """Whether it can be decided on an event that was not read."""
         return self.if_match is ANY_VERSION
 
     def apply(self, plan: Plan) -> Outcome:
@@ -217,7 +234,7 @@ class Reserve:
 
 
 @dataclass(slots=True)
-class Cancel:
+class Cancel(Change):
     """Give a reservation's seats back, or release a hold."""
 
     reservation_id: UUID
@@ -234,7 +251,7 @@ class Cancel:
 
 
 @dataclass(slots=True)
-class Confirm:
+class Confirm(Change):
     """Turn a hold into a sale."""
 
     reservation_id: UUID
@@ -255,7 +272,7 @@ class Confirm:
 
 
 @dataclass(slots=True)
-class Extend:
+class Extend(Change):
     """Let a hold end `hold_seconds` from now."""
 
     reservation_id: UUID
@@ -275,7 +292,7 @@ class Extend:
 
 
 @dataclass(slots=True)
-class Reduce:
+class Reduce(Change):
     """Give back all seats but `seats`."""
 
     reservation_id: UUID
@@ -291,8 +308,13 @@ class Reduce:
 
 
 @dataclass(slots=True)
-class Edit:
-    """Change an event's name, size or sales window."""
+class Edit(Change):
+    """Change an event's name, size or sales window.
+
+    Alone, because a sales window that moves within a batch could not be checked.
+    """
+
+    alone = True
 
     fields: dict = field(default_factory=dict)
     if_match: IfMatch = ANY_VERSION
@@ -311,7 +333,7 @@ class Edit:
 
 
 @dataclass(slots=True)
-class Look:
+class Look(Change):
     """Change nothing: see the event with everything that has expired settled."""
 
     def apply(self, plan: Plan) -> Event:

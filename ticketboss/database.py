@@ -9,7 +9,7 @@ import queue
 import select
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import resources
 
@@ -35,8 +35,10 @@ LOST_TO_A_RIVAL = {"40001", "40P01", "23505"}
 # The server does not take the statement just now: no lock in time, cancelled,
 # no disk, memory or connection left, an I/O error.
 NOT_NOW = ("55P03", "57014", "53", "58")
-# The server is going away or has become a standby: connect anew.
-RECONNECT = ("25006", "57P", "08")
+# The server is going away: connect anew.
+RECONNECT = ("57P", "08")
+# It has become a standby: whoever is primary now, the other connections are as wrong.
+READ_ONLY = "25006"
 
 
 class Conflict(Exception):
@@ -209,10 +211,15 @@ class Database:
             connection.close()
 
     def close(self) -> None:
-        """Close what is idle."""
-        while not self._idle.empty():
-            if connection := self._idle.get():
+        """Close the connections that are idle; those in use live on."""
+        idle = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self._idle.get_nowait())
+        for connection in idle:
+            if connection is not None:
                 connection.close()
+            self._idle.put(None)
 
     def _fall_silent(self) -> None:
         if self._silent_since is None:
@@ -265,6 +272,10 @@ class Database:
             return ConnectionLost()
         if code in LOST_TO_A_RIVAL:
             return Conflict()
+        if code == READ_ONLY:
+            connection.close()
+            self.close()
+            return Unavailable()
         if code.startswith(NOT_NOW):
             return Unavailable()
         return Rejected(str(error))

@@ -100,8 +100,8 @@ def reservations(event_id: str):
         after = last.created_version
     listed = settled.page(
         event_id,
-        lambda: store.list_reservations(
-            event_id, query["partner_id"], query["status"], after, query["limit"] + 1
+        lambda computed: store.list_reservations(
+            event_id, query["partner_id"], query["status"], after, query["limit"] + 1, computed
         ),
     )
     page = listed[: query["limit"]]
@@ -118,7 +118,7 @@ def changes(event_id: str):
     _known(event_id)
     query = CHANGES.read(_query())
     page = settled.page(
-        event_id, lambda: store.list_changes(event_id, query["after"], query["limit"])
+        event_id, lambda _: store.list_changes(event_id, query["after"], query["limit"])
     )
     last = page[-1].version if page else query["after"]
     # The ledger only grows, so the last version on a page tells the page.

@@ -6,6 +6,7 @@ just now, it answers with numbers computed as if it had been, and no entity tag.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import UUID
 
 from ticketboss.changes import Look
@@ -51,21 +52,21 @@ def reservation(reservation_id: UUID) -> Reservation | None:
     return store.read_reservation(reservation_id)
 
 
-def page(event_id: str, read: Callable[[], Page | None]) -> list:
-    """Return the items of a page of an event's list, as `read` reads it.
+def page(event_id: str, read: Callable[[bool], Page | None]) -> list:
+    """Return the items of a page of an event's list.
 
+    `read` reads it, with its argument as if every expired hold were settled.
     Raises EventNotFound, Unavailable or Overloaded.
     """
-    found = read()
+    found = read(False)
     if found is not None and found.unsettled:
-        try:
+        with suppress(*NOT_NOW):
             write_path.submit(event_id, Look())
-        except NOT_NOW:
-            for item in found.items:
-                if getattr(item, "overdue", False):
-                    item.status = "expired"
-            return found.items
-        found = read()
+        # Another may have expired meanwhile.
+        found = read(True)
     if found is None:
         raise EventNotFound
+    for item in found.items:
+        if getattr(item, "overdue", False):
+            item.status = "expired"
     return found.items

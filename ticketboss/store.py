@@ -88,9 +88,19 @@ class Store:
         return _reservation(rows[0]) if rows else None
 
     def list_reservations(
-        self, event_id: str, partner_id: str | None, status: str | None, after: int, limit: int
+        self,
+        event_id: str,
+        partner_id: str | None,
+        status: str | None,
+        after: int,
+        limit: int,
+        computed: bool = False,
     ) -> Page | None:
-        """Return reservations made by a version greater than `after`."""
+        """Return reservations made by a version greater than `after`.
+
+        With `computed`, `status` finds a hold that has expired among the expired ones,
+        settled or not.
+        """
         rows = self.database.read(
             statement("list_reservations"),
             {
@@ -99,6 +109,7 @@ class Store:
                 "status": status,
                 "after": after,
                 "limit": limit,
+                "computed": computed,
             },
         )
         return _page(rows, lambda *row: _reservation(row))
@@ -149,7 +160,6 @@ class Store:
             plan.created.get(entry.reservation_id) if entry.type in ("reserved", "held") else None
             for entry in entries
         ]
-        edits = any(entry.type == "event_updated" for entry in entries)
         sql = statement("write_batch")
         parameters = {
             "event_id": seen.event_id,
@@ -159,12 +169,11 @@ class Store:
             "total_change": event.total_seats - seen.total_seats,
             "count_change": event.reservation_count - seen.reservation_count,
             "needed_seats": seen.available_seats - min(e.available_seats for e in entries),
-            "edits": edits,
+            "edits": any(entry.type == "event_updated" for entry in entries),
             "name": event.name,
             "sales_open_at": event.sales_open_at,
             "sales_close_at": event.sales_close_at,
-            # A batch that moves the sales window was decided on where it moves it.
-            "sells": bool(plan.created) and not edits,
+            "sells": bool(plan.created),
             "types": [entry.type for entry in entries],
             "reservation_ids": [
                 entry.reservation_id and str(entry.reservation_id) for entry in entries

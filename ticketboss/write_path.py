@@ -49,6 +49,10 @@ class Turn:
         self._bell = threading.Lock()
         self._bell.acquire()
 
+    def joins(self, other: "Turn") -> bool:
+        """Tell whether this and another change can be written together."""
+        return not (self.change.alone or other.change.alone)
+
     def answer(self, outcome=None, failure: Exception | None = None) -> None:
         if not self.answered:
             self.outcome, self.failure, self.answered = outcome, failure, True
@@ -130,8 +134,10 @@ class WritePath:
         """Serve the line once, then hand it to the next in it."""
         with self._mutex:
             batch = [turn]
-            while line.waiting and len(batch) < limits.BATCH_CHANGES:
+            while line.waiting and batch[-1].joins(line.waiting[0]):
                 batch.append(line.waiting.popleft())
+                if len(batch) == limits.BATCH_CHANGES:
+                    break
         try:
             line.suppose = self._write(event_id, batch, line.suppose)
         finally:
@@ -182,7 +188,7 @@ class WritePath:
         changes = [turn.change for turn in batch]
         deadline = max(turn.deadline for turn in batch)
         pause = limits.RETRY_FIRST
-        suppose = suppose and all(getattr(change, "supposes", False) for change in changes)
+        suppose = suppose and all(change.supposes for change in changes)
         lost: list[Sent] = []
         otherwise = Contention
         while True:
