@@ -10,7 +10,7 @@ from serving import ADMIN
 from test_conditions import eventually, one_batch
 
 from ticketboss import create_app, limits, settled
-from ticketboss.changes import Confirm, Extend, Reduce
+from ticketboss.changes import Change, Confirm, Extend, Reduce
 from ticketboss.config import Config
 
 RESERVATIONS = "/api/v1/reservations"
@@ -484,7 +484,7 @@ def test_a_page_shows_no_hold_past_its_end_that_expired_while_it_was_settled(
 # --- At the very instant --------------------------------------------------------------
 
 
-class JustAfter:
+class JustAfter(Change):
     """A change that is made once something else has happened, after everything was read."""
 
     def __init__(self, change, happens):

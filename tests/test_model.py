@@ -177,7 +177,7 @@ CONDITIONS = {
     "any": lambda version: ("*", ANY_VERSION),
     "weak": lambda version: (f'W/"{version}"', set()),
 }
-# Few requests are conditional, edits excepted, or few of them would change anything.
+# Many requests are not conditional, or too few of them would change anything.
 CONDITION = st.sampled_from(["none"] * len(CONDITIONS) + list(CONDITIONS))
 EDIT_CONDITION = st.sampled_from(["current"] * 2 * len(CONDITIONS) + list(CONDITIONS))
 LOOK_CONDITION = st.sampled_from(list(CONDITIONS))
@@ -519,6 +519,8 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                 If_Match=header,
                 **ADMIN,
             )
+            if members.keys() & {"salesOpenAt", "salesCloseAt"}:
+                self.reserve(event_id, PARTNERS[1], 1, None, None, "none")
 
         # --- What time does ---------------------------------------------------
 

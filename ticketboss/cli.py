@@ -80,7 +80,7 @@ def index():
     """List all events."""
     found, after = [], ""
     while page := store.list_events(after, limit=100):
-        found += [settled.settle(event) for event in page]
+        found += settled.settle_all(page)
         after = page[-1].event_id
     _table(found)
 

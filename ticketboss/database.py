@@ -173,6 +173,7 @@ class Database:
                 # Found dead in the pool, most likely; the next may be new.
                 if time.monotonic() >= deadline:
                     raise Unavailable from None
+                time.sleep(limits.RETRY_FIRST)
 
     def write(self, sql: str, parameters: dict) -> list[tuple]:
         """Run `sql` as one serializable transaction and return its last rows.
@@ -275,7 +276,7 @@ class Database:
         if code == READ_ONLY:
             connection.close()
             self.close()
-            return Unavailable()
+            return ConnectionLost()
         if code.startswith(NOT_NOW):
             return Unavailable()
         return Rejected(str(error))

@@ -73,7 +73,7 @@ def index():
         if not EVENT_ID.match(after) or store.read_event(after) is None:
             raise _not_a_cursor()
     listed = store.list_events(after, query["limit"] + 1)
-    page = [settled.settle(event) for event in listed[: query["limit"]]]
+    page = settled.settle_all(listed[: query["limit"]])
     more = len(listed) > len(page)
     return jsonify(
         items=[EVENT.dump(event) for event in page],

@@ -39,6 +39,18 @@ def settle(found: Event) -> Event:
         return store.read_event_unsettled(found.event_id)
 
 
+def settle_all(found: list[Event]) -> list[Event]:
+    """Return events that were read, settled; after one that could not be, none is tried."""
+    events = []
+    able = True
+    for each in found:
+        if each.unsettled:
+            each = settle(each) if able else store.read_event_unsettled(each.event_id)
+            able = able and not each.unsettled
+        events.append(each)
+    return events
+
+
 def reservation(reservation_id: UUID) -> Reservation | None:
     """Return a reservation; it is `overdue` where its end is not in the ledger yet."""
     found = store.read_reservation(reservation_id)
