@@ -272,7 +272,7 @@ class Database:
             connection.close()
             return ConnectionLost()
         if code in LOST_TO_A_RIVAL:
-            return Conflict()
+            return Conflict(str(error).strip())
         if code == READ_ONLY:
             connection.close()
             self.close()

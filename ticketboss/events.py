@@ -150,6 +150,8 @@ def _require_admin() -> None:
 
 def _query() -> dict:
     """Return the query string's members; raise InvalidRequest where one comes twice."""
+    if not request.query_string.isascii():
+        raise InvalidRequest("The query string must be percent-encoded", fields={})
     for name, values in request.args.lists():
         if len(values) > 1:
             raise InvalidRequest(

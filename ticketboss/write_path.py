@@ -216,7 +216,11 @@ class WritePath:
                     if written := store.find_batch(sent.plan, sent.batch_id):
                         sent.answer(batch, written)
                         return True
-                sent = Sent(plan, [_decide(change, plan) for change in changes])
+                decisions = [_decide(change, plan) for change in changes]
+                if suppose and any(refusal for _, refusal in decisions):
+                    suppose = False  # only what the write proves may be supposed
+                    continue
+                sent = Sent(plan, decisions)
                 if plan.repeated:
                     # One stands for all: what is durable is so in the order of commits.
                     store.make_durable(next(iter(plan.repeated)))
