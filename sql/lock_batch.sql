@@ -1,18 +1,19 @@
 -- Tell whether a batch is in the ledger: at the end of its own transaction, or
 -- later if its answer was lost.
 --
--- Its first change is on top of the version that it saw. If it saw none, that
--- change made the reservation that is named.
+-- It is known by the change at one place of it: by the version that this change
+-- made on top of the one that was seen, or, if none was seen, by the reservation
+-- that it made.
 --
 -- The row lock makes this a transaction that writes: under synchronous
 -- replication it returns only when everything before it is on the standby.
 --
 -- One row:  it is, on top of seen_version; at is the time that all its changes carry.
 -- No row:   it is not.
-SELECT at, version - 1 AS seen_version
+SELECT at, version - %(place)s AS seen_version
 FROM ledger
 WHERE event_id = %(event_id)s
-  AND version = coalesce(%(version)s + 1, (
+  AND version = coalesce(%(version)s + %(place)s, (
       SELECT created_version
       FROM reservations
       WHERE reservation_id = %(reservation_id)s

@@ -4,8 +4,9 @@
 -- update_reservations.sql follows in the same transaction where existing ones
 -- change. Nothing is written if the event's version differs from the one seen
 -- (where one was seen), if it has fewer seats than the batch needs on its way,
--- if a hold has expired and is not settled (its seats belong to the pool), or if
--- seats would be sold outside the sales window.
+-- if seats would be sold outside the sales window, if a hold has expired and is
+-- not settled (its seats belong to the pool), or if a reservation that the batch
+-- changes has been changed since it was read.
 --
 -- One row:  it is written, on top of seen_version and seen_seats; at is the time
 --           that all its changes carry.
@@ -25,6 +26,12 @@ WITH seen AS (
             AND status = 'held'
             AND expires_at <= now()
       )
+      AND (cardinality(%(changed_ids)s::uuid[]) = 0 OR NOT EXISTS (
+          SELECT FROM unnest(%(changed_ids)s::uuid[], %(changed_from)s::bigint[])
+                      AS was (reservation_id, version)
+          JOIN reservations USING (reservation_id)
+          WHERE reservations.version <> was.version
+      ))
 ), written AS (
     UPDATE events
     SET available_seats = events.available_seats + %(available_change)s,

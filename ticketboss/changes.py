@@ -44,6 +44,7 @@ class Plan:
         self.event = replace(event)
         self.now = now
         self.reservations = {r.reservation_id: r for r in reservations}
+        self.read_versions = {r.reservation_id: r.version for r in reservations}
         self.keys = {(r.partner_id, r.idempotency_key): r for r in reservations}
         self.entries: list[LedgerEntry] = []
         self.created: dict[UUID, Reservation] = {}
@@ -54,14 +55,16 @@ class Plan:
         self.repeated: set[UUID] = set()
 
     @classmethod
-    def supposing(cls, event_id: str, reservations: list[Reservation]) -> "Plan":
+    def supposing(
+        cls, event_id: str, reservations: list[Reservation], now: datetime | None
+    ) -> "Plan":
         """Plan on an event that was not read, as if it were on sale with seats for all.
 
         The write proves it or writes nothing.
         """
         plenty = limits.TOTAL_SEATS_MAXIMUM
         event = Event(event_id, "", plenty, plenty, 0, 0, None, None, NOW, NOW, False)
-        return cls(event, reservations, NOW, supposed=True)
+        return cls(event, reservations, now, supposed=True)
 
     def create(self, reservation: Reservation, type: str) -> Reservation:
         self.event.available_seats -= reservation.seats
@@ -166,8 +169,10 @@ class Change:
 
     __slots__ = ()
 
-    # Whether it can be decided on an event that was not read.
-    supposes = False
+    # The entity tags that it insists on.
+    if_match = ANY_VERSION
+    # Whether it can be decided on an event that was not read, if it insists on none.
+    supposes = True
     # Whether it is written in a batch of its own.
     alone = False
 
@@ -187,10 +192,6 @@ class Reserve(Change):
     hold_seconds: int | None = None
     idempotency_key: str | None = None
     if_match: IfMatch = ANY_VERSION
-
-    @property
-    def supposes(self) -> bool:
-        return self.if_match is ANY_VERSION
 
     def apply(self, plan: Plan) -> Outcome:
         if self.idempotency_key is not None:
@@ -314,6 +315,7 @@ class Edit(Change):
     Alone, because a sales window that moves within a batch could not be checked.
     """
 
+    supposes = False
     alone = True
 
     fields: dict = field(default_factory=dict)
@@ -335,6 +337,8 @@ class Edit(Change):
 @dataclass(slots=True)
 class Look(Change):
     """Change nothing: see the event with everything that has expired settled."""
+
+    supposes = False
 
     def apply(self, plan: Plan) -> Event:
         return replace(plan.event)

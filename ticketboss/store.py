@@ -163,7 +163,7 @@ class Store:
         sql = statement("write_batch")
         parameters = {
             "event_id": seen.event_id,
-            "version": None if plan.supposed else seen.version,
+            "version": _version(plan),
             "batch_id": str(batch_id),
             "available_change": event.available_seats - seen.available_seats,
             "total_change": event.total_seats - seen.total_seats,
@@ -181,6 +181,8 @@ class Store:
             "partner_ids": [entry.partner_id for entry in entries],
             "seats": [entry.seats for entry in entries],
             "available_changes": [e.available_seats - seen.available_seats for e in entries],
+            "changed_ids": [str(id) for id in plan.changed],
+            "changed_from": [plan.read_versions[id] for id in plan.changed],
             "hold_seconds": [new and new.hold_seconds for new in created],
             "idempotency_keys": [new and new.idempotency_key for new in created],
         }
@@ -188,11 +190,10 @@ class Store:
             sql = "\n".join((sql, statement("update_reservations"), statement("lock_batch")))
             changed = plan.changed.values()
             parameters |= {
-                "reservation_id": None,
-                "changed_ids": [str(r.reservation_id) for r in changed],
+                **_known_by(plan),
                 "changed_statuses": [r.status for r in changed],
                 "changed_seats": [r.seats for r in changed],
-                "changed_versions": [r.version for r in changed],
+                "changed_versions_back": [event.version - r.version for r in changed],
                 "changed_expires_at": [r.expires_at for r in changed],
                 "changed_confirms": [r.confirmed_at is NOW for r in changed],
             }
@@ -216,18 +217,25 @@ class Store:
         """Tell whether a plan was written as a batch, durably; None if it was not."""
         rows = self.database.read(
             statement("lock_batch"),
-            {
-                "event_id": plan.seen.event_id,
-                "version": None if plan.supposed else plan.seen.version,
-                "reservation_id": next((str(new) for new in plan.created), None),
-                "batch_id": str(batch_id),
-            },
+            {"event_id": plan.seen.event_id, "batch_id": str(batch_id), **_known_by(plan)},
         )
         return Written(*rows[0]) if rows else None
 
     def make_durable(self, reservation_id: UUID) -> None:
         """Return when everything that could be seen when it was called is durable."""
         self.database.read(statement("lock_reservation"), {"reservation_id": str(reservation_id)})
+
+
+def _version(plan: Plan) -> int | None:
+    return None if plan.supposed else plan.seen.version
+
+
+def _known_by(plan: Plan) -> dict:
+    """Return the parameters by which lock_batch.sql finds a plan that was written."""
+    for reservation_id, created in plan.created.items():
+        place = created.created_version - plan.seen.version
+        return {"version": _version(plan), "place": place, "reservation_id": str(reservation_id)}
+    return {"version": _version(plan), "place": 1, "reservation_id": None}
 
 
 def _page(rows: list[tuple], item: Callable) -> Page | None:

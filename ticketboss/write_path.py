@@ -20,7 +20,7 @@ from collections import deque
 from uuid import uuid4
 
 from ticketboss import limits
-from ticketboss.changes import NOW, Plan
+from ticketboss.changes import ANY_VERSION, NOW, Plan, Reserve
 from ticketboss.database import Conflict, ConnectionLost, Rejected
 from ticketboss.errors import (
     Contention,
@@ -188,7 +188,11 @@ class WritePath:
         changes = [turn.change for turn in batch]
         deadline = max(turn.deadline for turn in batch)
         pause = limits.RETRY_FIRST
-        suppose = suppose and all(change.supposes for change in changes)
+        suppose = (
+            suppose
+            and all(change.supposes and change.if_match is ANY_VERSION for change in changes)
+            and any(isinstance(change, Reserve) for change in changes)
+        )
         lost: list[Sent] = []
         otherwise = Contention
         while True:
@@ -201,7 +205,7 @@ class WritePath:
                     if overdue:
                         suppose = False
                         continue
-                    plan = Plan.supposing(event_id, reservations)
+                    plan = Plan.supposing(event_id, reservations, read_at)
                 else:
                     if event is None:
                         raise EventNotFound
@@ -217,8 +221,11 @@ class WritePath:
                         sent.answer(batch, written)
                         return True
                 decisions = [_decide(change, plan) for change in changes]
-                if suppose and any(refusal for _, refusal in decisions):
-                    suppose = False  # only what the write proves may be supposed
+                refuses = any(refusal for _, refusal in decisions)
+                if suppose and (refuses or (plan.changed and not plan.created)):
+                    # Only what the write proves may be supposed, and a write that saw
+                    # no version is found again by what it created.
+                    suppose = False
                     continue
                 sent = Sent(plan, decisions)
                 if plan.repeated:

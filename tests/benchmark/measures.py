@@ -219,7 +219,7 @@ def alone(run: Run) -> None:
         return Reserve(new_reservation_id(), event_id, "alone", 1)
 
     def direct() -> None:
-        plan = Plan.supposing(event_id, [])
+        plan = Plan.supposing(event_id, [], None)
         change().apply(plan)
         while True:
             try:
