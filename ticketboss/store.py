@@ -200,10 +200,10 @@ class Store:
         rows = self.database.write(sql, parameters)
         return Written(*rows[0]) if rows else None
 
-    def settle(self, event: Event) -> Event:
-        """Settle a bounded number of expired holds and return the event as it then is."""
-        rows = self.database.write(
-            statement("settle_expired_holds") + "\n" + statement("read_event"),
+    def settle(self, event: Event) -> None:
+        """Settle a bounded number of expired holds, if the event is still as it was read."""
+        self.database.write(
+            statement("settle_expired_holds"),
             {
                 "event_id": event.event_id,
                 "version": event.version,
@@ -211,7 +211,6 @@ class Store:
                 "limit": limits.SETTLE_HOLDS,
             },
         )
-        return Event(*rows[0])
 
     def find_batch(self, plan: Plan, batch_id: UUID) -> Written | None:
         """Tell whether a plan was written as a batch, durably; None if it was not."""
