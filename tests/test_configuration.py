@@ -33,6 +33,8 @@ WRONG = [
         ("EVENT_ID", value, "1 to 64 characters of a-z 0-9 . _ -")
         for value in ("Node", "a b", "a/b", "é", "x" * 65, "a\n", "a\nforged", " ")
     ),
+    ("CPU_AFFINITY", "on", "auto or off"),
+    ("CPU_AFFINITY", "0-1", "auto or off"),
     ("LOG_FORMAT", "xml", "auto, json or text"),
     ("LOG_FORMAT", "JSON", "auto, json or text"),
     ("DATABASE_URL", "nonsense", "a PostgreSQL connection string"),
@@ -119,6 +121,7 @@ def test_every_value_that_is_taken_arrives():
             "WORKERS": "64",
             "THREADS": "4",
             "POOL_SIZE": "2",
+            "CPU_AFFINITY": "off",
             "LOG_FORMAT": "text",
             "ADMIN_KEY": "x" * 16,
         }
@@ -126,6 +129,7 @@ def test_every_value_that_is_taken_arrives():
     assert (config.database_url, config.data) == (URL, Path("/var/lib/ticketboss"))
     assert (config.host, config.port, config.event_id) == ("::1", 65535, "a.b_c-1")
     assert (config.workers, config.threads, config.pool_size) == (64, 4, 2)
+    assert config.cpu_affinity == "off"
     assert (config.log_format, config.admin_key) == ("text", "x" * 16)
 
 

@@ -6,6 +6,7 @@ import pwd
 import shutil
 import signal
 import site
+import socket
 import subprocess
 import sys
 import tempfile
@@ -159,6 +160,75 @@ def test_a_worker_that_is_killed_is_replaced(serve, verify):
     assert wait_for(lambda: len(set(server.worker_pids()) - before) == len(before))
     assert [reserve(server) for _ in range(4)] == [201] * 4
     assert verify()[0] == 0
+
+
+def connections_of(pid: int, port: int) -> int:
+    """Count the connections to a port that a worker has accepted."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(descriptor))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        row[1].endswith(f":{port:04X}") and row[3] == "01" and f"socket:[{row[9]}]" in inodes
+        for row in rows
+    )
+
+
+def listens(pid: int) -> bool:
+    """Tell whether a worker waits for connections: at its listener and at its own pipe."""
+    waited_for = 0
+    for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(OSError):
+            waited_for += descriptor.read_text().count("tfd:")
+    return waited_for >= 2
+
+
+def settled_workers(server: Server, number: int) -> list[int]:
+    """Return the workers as soon as there are so many and all of them listen."""
+    assert wait_for(
+        lambda: len(server.worker_pids()) == number and all(map(listens, server.worker_pids()))
+    )
+    return server.worker_pids()
+
+
+def test_workers_share_the_connections_of_a_burst(serve):
+    server = serve(WORKERS="4")
+    workers = settled_workers(server, 4)
+
+    def shares() -> list[int]:
+        return [connections_of(pid, server.port) for pid in workers]
+
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+        assert wait_for(lambda: sum(shares()) == 40)
+        found = shares()
+    assert min(found) >= 5, found
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs two processors",
+)
+def test_each_worker_keeps_to_a_core_of_its_own(serve):
+    cores = os.sched_getaffinity(0)
+
+    def own_cores(server: Server, number: int) -> list[set[int]]:
+        return [os.sched_getaffinity(pid) for pid in settled_workers(server, number)]
+
+    server = serve(WORKERS="2")
+    for _ in range(3):
+        found = own_cores(server, 2)
+        assert [len(own) for own in found] == [1, 1]
+        assert found[0] != found[1]
+        before = server.worker_pids()
+        os.kill(before[0], signal.SIGKILL)
+        assert wait_for(lambda before=before: before[0] not in server.worker_pids())
+    # Where there are not enough, and where the operator says so, the system chooses.
+    assert own_cores(serve(WORKERS="2", CPU_AFFINITY="off"), 2) == [cores] * 2
+    more = len(cores) + 1
+    assert own_cores(serve(WORKERS=str(more)), more) == [cores] * more
 
 
 def test_a_worker_killed_while_the_database_is_away_is_replaced_and_recovers(

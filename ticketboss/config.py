@@ -28,6 +28,7 @@ class Config:
     workers: int = 2
     threads: int = 24
     pool_size: int = 8
+    cpu_affinity: str = "auto"
     log_format: str = "auto"
     admin_key: str | None = None
 
@@ -82,6 +83,9 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         workers=number("WORKERS", default.workers, 1, 64),
         threads=number("THREADS", default.threads, 4, 256),
         pool_size=number("POOL_SIZE", default.pool_size, 2, 64),
+        cpu_affinity=matching(
+            "CPU_AFFINITY", default.cpu_affinity, re.compile(r"(auto|off)\Z"), "auto or off"
+        ),
         log_format=matching(
             "LOG_FORMAT",
             default.log_format,

@@ -41,6 +41,18 @@ logs.configure(_config.log_format)
 control_socket_disable = True
 
 
+def _own_processors() -> list[int]:
+    """Return the processors to give to workers, one each; none if there are not enough."""
+    if _config.cpu_affinity == "off" or not hasattr(os, "sched_getaffinity"):
+        return []
+    processors = sorted(os.sched_getaffinity(0))
+    # Services beside each other do not all begin with the first.
+    start = os.getpid() % len(processors)
+    return processors[start:] + processors[:start] if len(processors) >= workers else []
+
+
+_processors = _own_processors()
+
 # How long a start waits for its port: a server that was killed leaves it to its
 # workers, who notice within a second.
 PORT_PATIENCE = 3.0
@@ -55,6 +67,14 @@ def on_starting(arbiter):
         startup.prepare(_config)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def pre_fork(arbiter, worker):
+    worker.settle(list(arbiter.WORKERS.values()), _processors)
+
+
+def child_exit(arbiter, worker):
+    worker.leave()
 
 
 def when_ready(arbiter):

@@ -34,6 +34,12 @@ REQUEST_DEADLINE = 5.0
 RETRY_FIRST = 0.001
 RETRY_LAST = 0.004
 
+# How long a worker that has more connections than another lets that one accept
+# a new one: some times what it takes to wake up. Short connections come and go,
+# so being a few ahead is not yet more.
+ACCEPT_COURTESY = 0.002
+ACCEPT_AHEAD = 2
+
 # /health trusts a success of the database that is at most this old.
 HEALTH_FRESHNESS = 1.0
 

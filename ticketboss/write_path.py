@@ -153,13 +153,14 @@ class WritePath:
                     del self._lines[event_id]
                 else:
                     successor.leads = True
-            if successor is not None:
-                successor.ring()
             for served in batch:
                 # Whatever ended this thread's work, nobody waits for it in vain.
                 served.answer(failure=TicketBossError())
                 if served is not turn:
                     served.ring()
+            # Last, so that it finds in line those whom the served make way for.
+            if successor is not None:
+                successor.ring()
 
     def _write(self, event_id: str, batch: list[Turn], suppose: bool) -> bool:
         """Answer every turn of the batch; tell whether the next may suppose the event."""
