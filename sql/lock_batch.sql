@@ -1,5 +1,4 @@
--- Tell whether a batch is in the ledger: at the end of its own transaction, or
--- later if its answer was lost.
+-- Tell whether a batch is in the ledger, if its answer was lost.
 --
 -- It is known by the change at one place of it: by the version that this change
 -- made on top of the one that was seen, or, if none was seen, by the reservation

@@ -160,44 +160,40 @@ class Store:
             plan.created.get(entry.reservation_id) if entry.type in ("reserved", "held") else None
             for entry in entries
         ]
-        sql = statement("write_batch")
-        parameters = {
-            "event_id": seen.event_id,
-            "version": _version(plan),
-            "batch_id": str(batch_id),
-            "available_change": event.available_seats - seen.available_seats,
-            "total_change": event.total_seats - seen.total_seats,
-            "count_change": event.reservation_count - seen.reservation_count,
-            "needed_seats": seen.available_seats - min(e.available_seats for e in entries),
-            "edits": any(entry.type == "event_updated" for entry in entries),
-            "name": event.name,
-            "sales_open_at": event.sales_open_at,
-            "sales_close_at": event.sales_close_at,
-            "sells": bool(plan.created),
-            "types": [entry.type for entry in entries],
-            "reservation_ids": [
-                entry.reservation_id and str(entry.reservation_id) for entry in entries
-            ],
-            "partner_ids": [entry.partner_id for entry in entries],
-            "seats": [entry.seats for entry in entries],
-            "available_changes": [e.available_seats - seen.available_seats for e in entries],
-            "changed_ids": [str(id) for id in plan.changed],
-            "changed_from": [plan.read_versions[id] for id in plan.changed],
-            "hold_seconds": [new and new.hold_seconds for new in created],
-            "idempotency_keys": [new and new.idempotency_key for new in created],
-        }
-        if plan.changed:
-            sql = "\n".join((sql, statement("update_reservations"), statement("lock_batch")))
-            changed = plan.changed.values()
-            parameters |= {
-                **_known_by(plan),
+        changed = plan.changed.values()
+        rows = self.database.write(
+            statement("write_batch"),
+            {
+                "event_id": seen.event_id,
+                "version": _version(plan),
+                "batch_id": str(batch_id),
+                "sells": bool(plan.created),
+                "needed_seats": seen.available_seats - min(e.available_seats for e in entries),
+                "available_change": event.available_seats - seen.available_seats,
+                "total_change": event.total_seats - seen.total_seats,
+                "count_change": event.reservation_count - seen.reservation_count,
+                "edits": any(entry.type == "event_updated" for entry in entries),
+                "name": event.name,
+                "sales_open_at": event.sales_open_at,
+                "sales_close_at": event.sales_close_at,
+                "types": [entry.type for entry in entries],
+                "reservation_ids": [
+                    entry.reservation_id and str(entry.reservation_id) for entry in entries
+                ],
+                "partner_ids": [entry.partner_id for entry in entries],
+                "seats": [entry.seats for entry in entries],
+                "available_changes": [e.available_seats - seen.available_seats for e in entries],
+                "hold_seconds": [new and new.hold_seconds for new in created],
+                "idempotency_keys": [new and new.idempotency_key for new in created],
+                "changed_ids": [str(id) for id in plan.changed],
+                "changed_from": [plan.read_versions[id] for id in plan.changed],
+                "changed_to": [r.version - seen.version for r in changed],
                 "changed_statuses": [r.status for r in changed],
                 "changed_seats": [r.seats for r in changed],
-                "changed_versions_back": [event.version - r.version for r in changed],
                 "changed_expires_at": [r.expires_at for r in changed],
                 "changed_confirms": [r.confirmed_at is NOW for r in changed],
-            }
-        rows = self.database.write(sql, parameters)
+            },
+        )
         return Written(*rows[0]) if rows else None
 
     def settle(self, event: Event) -> None:
