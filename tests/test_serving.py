@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import pytest
 from serving import ROOT, Server, connect
 
+from ticketboss import limits
 from ticketboss.embedded import Server as EmbeddedServer
 
 RESERVATIONS = "/api/v1/reservations"
@@ -220,6 +221,9 @@ def test_each_worker_keeps_to_a_core_of_its_own(serve):
     server = serve(WORKERS="2")
     for _ in range(3):
         found = own_cores(server, 2)
+        assert [os.getpriority(os.PRIO_PROCESS, pid) for pid in server.worker_pids()] == [
+            os.getpriority(os.PRIO_PROCESS, 0) + limits.NICENESS
+        ] * 2
         assert [len(own) for own in found] == [1, 1]
         assert found[0] != found[1]
         before = server.worker_pids()

@@ -491,18 +491,47 @@ def test_a_row_that_stays_locked_gives_503_in_time_and_nothing_is_written(
 
 
 def test_an_exhausted_pool_gives_503_in_time(client, application, store):
-    idle = store.database._idle
-    taken = [idle.get_nowait() for _ in range(idle.qsize())]
+    pool = store.database._pool
+    taken = [pool.take(time.monotonic()) for _ in pool._idle.copy()]
     try:
         started = time.monotonic()
         answer = client.post("/api/v1/reservations", json=BODY)
         assert time.monotonic() - started < 1
     finally:
         for connection in taken:
-            idle.put(connection)
+            pool.give_back(connection)
     assert (answer.status_code, answer.json["code"]) == (503, "overloaded")
     assert answer.headers["Retry-After"]
     assert client.post("/api/v1/reservations", json=BODY).status_code == 201
+
+
+def test_connections_are_lent_in_the_order_in_which_they_were_asked_for(dsn):
+    """Those who come back for another do not overtake those who wait for their first."""
+    pool = Database(dsn, size=1)._pool
+    order = []
+
+    def use(name, times):
+        for _ in range(times):
+            connection = pool.take(time.monotonic() + SECONDS)
+            order.append(name)
+            pool.give_back(connection)
+
+    connection = pool.take(time.monotonic())
+    threads = []
+    for number in range(4):
+        threads.append(threading.Thread(target=use, args=(number, 2)))
+        threads[-1].start()
+        wait_until(lambda number=number: len(pool._waiting) == number + 1)
+    pool.give_back(connection)
+    for thread in threads:
+        thread.join()
+    assert order[:4] == [0, 1, 2, 3]
+    assert sorted(order[4:]) == [0, 1, 2, 3]
+    taken = pool.take(time.monotonic())
+    with pytest.raises(Overloaded):
+        pool.take(time.monotonic() + 0.05)
+    pool.give_back(taken)
+    assert (len(pool._idle), len(pool._waiting)) == (1, 0)
 
 
 def test_the_pool_has_its_size_back_after_every_kind_of_failure(dsn):
@@ -517,7 +546,7 @@ def test_the_pool_has_its_size_back_after_every_kind_of_failure(dsn):
             database.write(statement, {})
     with pytest.raises(Rejected):
         database.write("SELECT %(text)s", {"text": "\0"})
-    assert database._idle.qsize() == 2
+    assert len(database._pool._idle) == 2
     assert database.read("SELECT 1") == [(1,)]
     database.close()
 
@@ -529,13 +558,13 @@ def test_a_write_is_serializable_and_bounded_and_leaves_the_connection_as_it_was
         for name in ("transaction_isolation", "lock_timeout", "statement_timeout")
     )
     assert database.write(settings, {}) == [("serializable", "400ms", "500ms")]
-    connection = database._idle.get_nowait()
+    connection = database._pool.take(time.monotonic())
     connection.deadline = time.monotonic() + SECONDS
     with connection.cursor() as cursor:
         cursor.execute(settings)
         assert cursor.fetchall() == [("read committed", "0", "0")]
     assert connection.get_transaction_status() == psycopg2.extensions.TRANSACTION_STATUS_IDLE
-    database._idle.put(connection)
+    database._pool.give_back(connection)
     database.close()
 
 

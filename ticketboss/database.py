@@ -9,6 +9,7 @@ import queue
 import select
 import threading
 import time
+from collections import deque
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import resources
@@ -127,6 +128,53 @@ def _hosts(dsn: str) -> list[dict]:
     ]
 
 
+class _Pool:
+    """A bounded number of connections, lent in the order in which they are asked for.
+
+    Whoever comes while somebody waits waits behind: a pool that lets the quickest
+    have it starves the one who leads a batch while many read.
+    """
+
+    def __init__(self, size: int):
+        self._mutex = threading.Lock()
+        # Connections, and None for each that may still be opened; the one that
+        # was used last is lent first, so that the busiest stay warm.
+        self._idle: list[_Connection | None] = [None] * size
+        self._waiting: deque[queue.SimpleQueue] = deque()
+
+    def take(self, deadline: float) -> _Connection | None:
+        """Lend a connection, or the right to open one; raise Overloaded at the deadline."""
+        with self._mutex:
+            if self._idle:
+                return self._idle.pop()
+            place = queue.SimpleQueue()
+            self._waiting.append(place)
+        with suppress(queue.Empty):
+            return place.get(timeout=max(deadline - time.monotonic(), 0))
+        with self._mutex:
+            if place in self._waiting:
+                self._waiting.remove(place)
+                raise Overloaded
+        return place.get()  # it came at the last moment
+
+    def give_back(self, connection: _Connection | None) -> None:
+        if connection is not None and connection.closed:
+            connection = None
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().put(connection)
+            else:
+                self._idle.append(connection)
+
+    def empty(self) -> None:
+        """Close the connections that are idle; those that are lent live on."""
+        with self._mutex:
+            for place, connection in enumerate(self._idle):
+                if connection is not None:
+                    connection.close()
+                self._idle[place] = None
+
+
 class Database:
     """A bounded set of connections, and a memory of whether the server answers.
 
@@ -136,11 +184,7 @@ class Database:
 
     def __init__(self, dsn: str, size: int):
         self._hosts = _hosts(dsn)
-        # What is idle: connections, and None for each that may still be opened.
-        # Last in, first out, so that the busiest stay warm.
-        self._idle: queue.LifoQueue[_Connection | None] = queue.LifoQueue()
-        for _ in range(size):
-            self._idle.put(None)
+        self._pool = _Pool(size)
         # Since when the server leaves its callers without an answer.
         self._silent_since: float | None = None
         self._probe = threading.Lock()
@@ -213,14 +257,7 @@ class Database:
 
     def close(self) -> None:
         """Close the connections that are idle; those in use live on."""
-        idle = []
-        with suppress(queue.Empty):
-            while True:
-                idle.append(self._idle.get_nowait())
-        for connection in idle:
-            if connection is not None:
-                connection.close()
-            self._idle.put(None)
+        self._pool.empty()
 
     def _fall_silent(self) -> None:
         if self._silent_since is None:
@@ -239,10 +276,7 @@ class Database:
                 self._probe.release()
 
     def _run(self, sql: str, parameters: dict | None, deadline: float) -> list[tuple]:
-        try:
-            connection = self._idle.get(timeout=max(deadline - time.monotonic(), 0))
-        except queue.Empty:
-            raise Overloaded from None
+        connection = self._pool.take(deadline)
         try:
             if connection is None or connection.closed:
                 connection = self._connect(deadline)
@@ -258,7 +292,7 @@ class Database:
         except ValueError as error:  # a NUL or a surrogate; never sent
             raise Rejected(str(error)) from error
         finally:
-            self._idle.put(None if connection is None or connection.closed else connection)
+            self._pool.give_back(connection)
         self._silent_since = None
         self.last_success = time.monotonic()
         return rows

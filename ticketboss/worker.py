@@ -9,6 +9,7 @@ import time
 from array import array
 from contextlib import suppress
 from http import HTTPStatus
+from pathlib import Path
 
 from gunicorn import glogging, util
 from gunicorn.workers.gthread import ThreadWorker
@@ -85,16 +86,26 @@ class Worker(ThreadWorker):
         self._open[self.place] = NOBODY
 
     def init_process(self):
+        self._share_the_machine()
+        super().init_process()
+
+    def _share_the_machine(self) -> None:
+        """Ask the scheduler for what suits threads that share the interpreter lock (sched(7))."""
         if self.processor is not None:
-            # Threads that share the interpreter lock run one at a time: on one
-            # processor they find its caches warm and wake each other cheaply.
+            # They run one at a time: on one processor they find its caches warm
+            # and wake each other cheaply.
             os.sched_setaffinity(0, {self.processor})
         if hasattr(os, "SCHED_BATCH"):
-            # A thread that is woken then waits until the one at work gives up the
-            # lock, rather than interrupts it in order to wait for it (sched(7)).
+            # One that is woken waits until the one at work gives up the lock,
+            # rather than interrupts it in order to wait for it.
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        super().init_process()
+        # Where the database is on this machine it goes first: all wait for its locks.
+        os.nice(limits.NICENESS)
+        # Linux may weigh sessions rather than processes; so this becomes one.
+        os.setsid()
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(limits.NICENESS))
 
     def notify(self):
         self._open[self.place] = self.nr_conns
