@@ -5,6 +5,7 @@ from flask import Flask
 from ticketboss import answers, cli, events, health, limits, logs, reservations, startup
 from ticketboss.config import Config
 from ticketboss.database import Database
+from ticketboss.ids import ReservationIds
 from ticketboss.store import Store
 from ticketboss.write_path import WritePath
 
@@ -25,6 +26,7 @@ def create_app(config: Config | None = None) -> Flask:
     store = Store(Database(dsn, config.pool_size))
     app.extensions["ticketboss"] = {
         "config": config,
+        "ids": ReservationIds(),
         "store": store,
         "write_path": WritePath(store),
     }

@@ -64,6 +64,7 @@ def _end(response: Response) -> Response:
 
 
 def _refuse(fact: TicketBossError) -> Response:
+    g.partner_id = fact.partner_id or g.get("partner_id")
     body = {**schemas.public(fact.body()), "requestId": g.request_id}
     response = jsonify(body)
     response.status_code = fact.status

@@ -14,6 +14,7 @@ from ticketboss.errors import (
     CancelledBefore,
     CannotGrow,
     CapacityBelowReserved,
+    Elsewhere,
     EmptySalesWindow,
     ExpiredBefore,
     HoldExpired,
@@ -22,7 +23,6 @@ from ticketboss.errors import (
     NotEnoughSeats,
     NotHeld,
     PreconditionFailed,
-    ReservationNotFound,
     SalesClosed,
     SalesNotOpen,
 )
@@ -101,10 +101,10 @@ class Plan:
         return replace(self.event)
 
     def existing(self, reservation_id: UUID) -> Reservation:
-        """Return a reservation of this event as it stands here; raise ReservationNotFound."""
+        """Return a reservation of this event as it stands here; raise Elsewhere."""
         reservation = self.reservations.get(reservation_id)
-        if reservation is None:
-            raise ReservationNotFound
+        if reservation is None or reservation.event_id != self.event.event_id:
+            raise Elsewhere
         return reservation
 
     def place(self, at: datetime, seen_version: int) -> None:
@@ -347,7 +347,7 @@ class Look(Change):
 def _live(plan: Plan, reservation_id: UUID) -> Reservation:
     """Return a reservation that still has its seats.
 
-    Raises ReservationNotFound, AlreadyCancelled or HoldExpired.
+    Raises Elsewhere, AlreadyCancelled or HoldExpired.
     """
     reservation = plan.existing(reservation_id)
     if reservation.status == "cancelled":

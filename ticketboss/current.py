@@ -4,9 +4,11 @@ from flask import current_app
 from werkzeug.local import LocalProxy
 
 from ticketboss.config import Config
+from ticketboss.ids import ReservationIds
 from ticketboss.store import Store
 from ticketboss.write_path import WritePath
 
 config: Config = LocalProxy(lambda: current_app.extensions["ticketboss"]["config"])
+ids: ReservationIds = LocalProxy(lambda: current_app.extensions["ticketboss"]["ids"])
 store: Store = LocalProxy(lambda: current_app.extensions["ticketboss"]["store"])
 write_path: WritePath = LocalProxy(lambda: current_app.extensions["ticketboss"]["write_path"])

@@ -12,6 +12,8 @@ class TicketBossError(Exception):
     status = 500
     code = "internal_error"
     sentence = "Something went wrong on our side"
+    # Whom it refused, for the log, where the request itself did not say.
+    partner_id: str | None = None
 
     def __init__(self, sentence: str | None = None, **members):
         super().__init__(sentence or self.sentence)
@@ -62,6 +64,10 @@ class EventNotFound(TicketBossError):
 class ReservationNotFound(TicketBossError):
     status, code = 404, "not_found"
     sentence = "Reservation not found"
+
+
+class Elsewhere(ReservationNotFound):
+    """It is not one of this event; of another, perhaps."""
 
 
 class CancelledBefore(ReservationNotFound):

@@ -24,6 +24,7 @@ from ticketboss.changes import ANY_VERSION, NOW, Plan, Reserve
 from ticketboss.database import Conflict, ConnectionLost, Rejected
 from ticketboss.errors import (
     Contention,
+    Elsewhere,
     EventNotFound,
     Overloaded,
     TicketBossError,
@@ -222,7 +223,9 @@ class WritePath:
                         sent.answer(batch, written)
                         return True
                 decisions = [_decide(change, plan) for change in changes]
-                refuses = any(refusal for _, refusal in decisions)
+                refuses = any(
+                    refusal and not isinstance(refusal, Elsewhere) for _, refusal in decisions
+                )
                 if suppose and (refuses or (plan.changed and not plan.created)):
                     # Only what the write proves may be supposed, and a write that saw
                     # no version is found again by what it created.
@@ -236,7 +239,7 @@ class WritePath:
                     if lost:
                         raise ConnectionLost  # it may land yet, so this may not be the answer
                     sent.answer(batch)
-                    return False
+                    return not refuses
                 try:
                     written = store.write(plan, sent.batch_id)
                 except ConnectionLost:
@@ -288,4 +291,6 @@ def _decide(change, plan: Plan) -> tuple:
     try:
         return change.apply(plan), None
     except TicketBossError as fact:
+        if reservation := plan.reservations.get(getattr(change, "reservation_id", None)):
+            fact.partner_id = reservation.partner_id
         return None, fact

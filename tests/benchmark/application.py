@@ -7,6 +7,7 @@ from flask import Flask, g, jsonify
 
 from ticketboss import create_app, reservations
 from ticketboss.bodies import read_object
+from ticketboss.current import ids
 from ticketboss.database import Conflict
 
 
@@ -19,7 +20,7 @@ def application() -> Flask:
     def noop():
         members = reservations.RESERVE.read(read_object())
         g.partner_id = members["partner_id"]
-        response = jsonify(reservationId=str(reservations.new_reservation_id()), **members)
+        response = jsonify(reservationId=str(ids.new("noop")), **members)
         response.status_code = 201
         return response
 

@@ -20,7 +20,7 @@ from tests.benchmark.ground import Ground, Service
 from tests.benchmark.load import FORMS, CannotMeasure, Pgbench, Slice, Wrk
 from ticketboss.changes import Plan, Reserve
 from ticketboss.database import Conflict, Database
-from ticketboss.reservations import new_reservation_id
+from ticketboss.ids import ReservationIds
 from ticketboss.store import Store
 from ticketboss.write_path import WritePath
 
@@ -214,9 +214,10 @@ def alone(run: Run) -> None:
     event_id = run.ground.event("alone")
     store = Store(Database(run.ground.dsn, size=1))
     path = WritePath(store)
+    ids = ReservationIds()
 
     def change() -> Reserve:
-        return Reserve(new_reservation_id(), event_id, "alone", 1)
+        return Reserve(ids.new(event_id), event_id, "alone", 1)
 
     def direct() -> None:
         plan = Plan.supposing(event_id, [], None)
