@@ -2,7 +2,8 @@
 --
 -- It is known by the change at one place of it: by the version that this change
 -- made on top of the one that was seen, or, if none was seen, by the reservation
--- that it made.
+-- that it made, or else by the first one that it changed and the version that
+-- this one had.
 --
 -- The row lock makes this a transaction that writes: under synchronous
 -- replication it returns only when everything before it is on the standby.
@@ -15,7 +16,14 @@ WHERE event_id = %(event_id)s
   AND version = coalesce(%(version)s + %(place)s, (
       SELECT created_version
       FROM reservations
-      WHERE reservation_id = %(reservation_id)s
+      WHERE reservation_id = %(created_id)s
+  ), (
+      SELECT min(version)
+      FROM ledger
+      WHERE event_id = %(event_id)s
+        AND version > %(changed_from)s
+        AND reservation_id = %(changed_id)s
+        AND batch_id = %(batch_id)s
   ))
   AND batch_id = %(batch_id)s
 FOR UPDATE;

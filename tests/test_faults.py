@@ -24,6 +24,7 @@ from proxy import (
 from serving import Server, postgresql, run_sql
 
 from ticketboss import create_app, embedded, ledger
+from ticketboss.changes import Change
 from ticketboss.config import Config
 from ticketboss.database import Database
 
@@ -141,6 +142,20 @@ def test_of_many_cancels_on_a_cut_connection_exactly_one_is_answered_204(app, pr
     assert types() == ["reserved", "cancelled"]
 
 
+def test_a_lost_confirm_is_found_though_the_reservation_has_been_changed_since(
+    app, proxy, application, types
+):
+    location = app.test_client().post(URL, json={**BODY, "holdSeconds": 60}).location
+    proxy.fault(UNANSWERED)
+    look_up = proxy.fault(HELD, is_lookup)
+    call = Call(app, "POST", location + "/confirm")
+    look_up.wait_until_reached()
+    assert application.test_client().delete(location).status_code == 204
+    look_up.deliver()
+    assert (call.answer.status_code, call.answer.json["status"]) == (200, "confirmed")
+    assert types() == ["held", "confirmed", "cancelled"]
+
+
 @pytest.mark.parametrize("points", [(BEFORE, UNANSWERED), (TORN, TORN, HALF_ANSWERED)], ids=str)
 def test_a_write_that_is_cut_again_and_again_is_made_exactly_once(app, proxy, types, points):
     faults = [proxy.fault(point) for point in points]
@@ -197,12 +212,18 @@ def test_a_lost_write_that_lands_during_its_repetition_is_found(app, proxy, type
     assert types() == [*before, "reserved" if makes == "reserve" else "cancelled"]
 
 
-@pytest.mark.parametrize("place", range(3))
+# The messages of a change: those that read, and the one that writes.
+SUPPOSED = [(True, place) for place in range(2)]
+READ_FIRST = [(False, place) for place in range(3)]
+
+
+@pytest.mark.parametrize(("supposes", "place"), SUPPOSED + READ_FIRST)
 @pytest.mark.parametrize("rival", ["DELETE", "PATCH"])
 def test_a_rival_may_change_the_reservation_at_any_point_of_our_cancel(
-    app, proxy, application, types, place, rival
+    app, proxy, application, types, monkeypatch, supposes, place, rival
 ):
     """What is read of the event and of the reservation must be one state of both."""
+    monkeypatch.setattr(Change, "supposes", supposes)
     client = app.test_client()
     client.post(URL, json=BODY)  # stays: hides a seat given back twice from the constraints
     location = client.post(URL, json=BODY).location
@@ -218,8 +239,11 @@ def test_a_rival_may_change_the_reservation_at_any_point_of_our_cancel(
     assert types() == ["reserved", "reserved", *changes]
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_a_rival_may_cancel_at_any_point_of_our_confirm(app, proxy, application, types, place):
+@pytest.mark.parametrize(("supposes", "place"), SUPPOSED + READ_FIRST)
+def test_a_rival_may_cancel_at_any_point_of_our_confirm(
+    app, proxy, application, types, monkeypatch, supposes, place
+):
+    monkeypatch.setattr(Change, "supposes", supposes)
     location = app.test_client().post(URL, json={**BODY, "holdSeconds": 60}).location
     gap = _hold_at(proxy, place)
     call = Call(app, "POST", location + "/confirm")

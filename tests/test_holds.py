@@ -574,11 +574,16 @@ def test_of_confirm_and_expiry_at_the_same_instant_exactly_one_wins(
 
 
 @pytest.mark.parametrize("change", ["cancel", "confirm", "extend", "reduce"])
-@pytest.mark.parametrize("reading", [b"FROM events", b"FROM wanted"], ids=["event", "reservation"])
+@pytest.mark.parametrize(
+    ("reading", "supposes"),
+    [(b"FROM events", False), (b"FROM wanted", False), (b"FROM wanted", True)],
+    ids=["event", "reservation", "reservation alone"],
+)
 def test_nothing_is_changed_on_an_older_state_of_the_reservation_than_of_the_event(
-    dsn, client, hold, verify, reading, change
+    dsn, client, hold, verify, monkeypatch, reading, supposes, change
 ):
     """A rival process cancels while one of the two is being read; the seats come back once."""
+    monkeypatch.setattr(Change, "supposes", supposes)
     place = hold(4).location
     with proxy.Proxy(dsn) as between, ThreadPoolExecutor(1) as pool:
         slow = create_app(Config(database_url=between.dsn)).test_client()

@@ -227,10 +227,20 @@ def _version(plan: Plan) -> int | None:
 
 def _known_by(plan: Plan) -> dict:
     """Return the parameters by which lock_batch.sql finds a plan that was written."""
+    known = {
+        "version": _version(plan),
+        "place": 1,
+        "created_id": None,
+        "changed_id": None,
+        "changed_from": None,
+    }
     for reservation_id, created in plan.created.items():
         place = created.created_version - plan.seen.version
-        return {"version": _version(plan), "place": place, "reservation_id": str(reservation_id)}
-    return {"version": _version(plan), "place": 1, "reservation_id": None}
+        return known | {"place": place, "created_id": str(reservation_id)}
+    first = plan.entries[0].reservation_id
+    if first is not None:
+        known |= {"changed_id": str(first), "changed_from": plan.read_versions[first]}
+    return known
 
 
 def _page(rows: list[tuple], item: Callable) -> Page | None:

@@ -20,7 +20,7 @@ from collections import deque
 from uuid import uuid4
 
 from ticketboss import limits
-from ticketboss.changes import ANY_VERSION, NOW, Plan, Reserve
+from ticketboss.changes import ANY_VERSION, NOW, Plan
 from ticketboss.database import Conflict, ConnectionLost, Rejected
 from ticketboss.errors import (
     Contention,
@@ -190,10 +190,8 @@ class WritePath:
         changes = [turn.change for turn in batch]
         deadline = max(turn.deadline for turn in batch)
         pause = limits.RETRY_FIRST
-        suppose = (
-            suppose
-            and all(change.supposes and change.if_match is ANY_VERSION for change in changes)
-            and any(isinstance(change, Reserve) for change in changes)
+        suppose = suppose and all(
+            change.supposes and change.if_match is ANY_VERSION for change in changes
         )
         lost: list[Sent] = []
         otherwise = Contention
@@ -226,9 +224,7 @@ class WritePath:
                 refuses = any(
                     refusal and not isinstance(refusal, Elsewhere) for _, refusal in decisions
                 )
-                if suppose and (refuses or (plan.changed and not plan.created)):
-                    # Only what the write proves may be supposed, and a write that saw
-                    # no version is found again by what it created.
+                if suppose and refuses:  # only what the write proves may be supposed
                     suppose = False
                     continue
                 sent = Sent(plan, decisions)
