@@ -94,7 +94,8 @@ class Worker(ThreadWorker):
         if self.processor is not None:
             # They run one at a time: on one processor they find its caches warm
             # and wake each other cheaply.
-            os.sched_setaffinity(0, {self.processor})
+            with suppress(OSError):
+                os.sched_setaffinity(0, {self.processor})
         if hasattr(os, "SCHED_BATCH"):
             # One that is woken waits until the one at work gives up the lock,
             # rather than interrupts it in order to wait for it.
