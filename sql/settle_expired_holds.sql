@@ -1,5 +1,8 @@
 -- Enter holds that have expired in the ledger and give their seats back, oldest
--- end first, if nobody has changed the event since it was read.
+-- end first, if nobody has changed the event since it was read, or is about to.
+--
+-- A row each:  the reservation.
+-- No row:      somebody else was first or has the event's row, or nothing has expired.
 --
 -- The rows are found by their ids alone: every other index starts with event_id,
 -- and with old statistics the planner may take one that reads the whole event
@@ -16,16 +19,22 @@ WITH expired AS (
 ), total AS (
     SELECT count(*)::integer AS count, sum(seats)::integer AS seats
     FROM expired
+), free AS (
+    SELECT event_id
+    FROM events
+    WHERE event_id = %(event_id)s
+      AND version = %(version)s
+    FOR NO KEY UPDATE SKIP LOCKED
 ), written AS (
     UPDATE events
     SET available_seats = available_seats + total.seats,
         reservation_count = reservation_count - total.count,
         version = version + total.count
-    FROM total
-    WHERE event_id = %(event_id)s
+    FROM free, total
+    WHERE events.event_id = free.event_id
       AND version = %(version)s
       AND total.count > 0
-    RETURNING event_id, version - total.count AS seen_version,
+    RETURNING events.event_id, version - total.count AS seen_version,
               available_seats - total.seats AS seen_seats
 ), entered AS (
     INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats,
@@ -38,4 +47,5 @@ UPDATE reservations
 SET status = 'expired',
     version = written.seen_version + expired.position
 FROM written, expired
-WHERE reservations.reservation_id = expired.reservation_id;
+WHERE reservations.reservation_id = expired.reservation_id
+RETURNING reservations.reservation_id;

@@ -45,11 +45,10 @@ def one_batch(write_path, calls, event_id="node-meetup-2025", first=lambda: None
         try:
             assert gate.reached.wait(SECONDS)
             first()
-            waiting = write_path._lines[event_id].waiting
             results = []
             for place, call in enumerate(calls, 1):
                 results.append(pool.submit(call))
-                eventually(lambda place=place: len(waiting) == place)
+                eventually(lambda place=place: len(write_path._line) == place)
         finally:
             gate.opened.set()
         return [result.result() for result in results]

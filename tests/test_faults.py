@@ -1,6 +1,7 @@
 """The database or the way to it breaks: nothing acknowledged is lost, nothing is done twice."""
 
 import contextlib
+import http.client
 import os
 import shutil
 import signal
@@ -140,6 +141,32 @@ def test_of_many_cancels_on_a_cut_connection_exactly_one_is_answered_204(app, pr
     statuses = sorted(call.answer.status_code for call in calls)
     assert statuses == [204] + [404] * 5
     assert types() == ["reserved", "cancelled"]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_write_for_several_events_whose_connection_is_cut_is_made_exactly_once(
+    app, proxy, sql, point
+):
+    for event_id in ("alpha", "beta"):
+        event = {"event_id": event_id, "name": "Other", "total_seats": 5}
+        app.extensions["ticketboss"]["store"].create_event(**event)
+    lines = app.extensions["ticketboss"]["write_path"]
+    first = proxy.fault(HELD)
+    calls = [Call(app, "POST", URL, json=BODY)]
+    first.wait_until_reached()
+    for url in ("/api/v1/events/alpha/reservations", "/api/v1/events/beta/reservations", URL):
+        calls.append(Call(app, "POST", url, json=BODY))
+        wait_until(lambda: len(lines._line) == len(calls) - 1)
+    fault = proxy.fault(point)
+    first.release()
+    assert [call.answer.status_code for call in calls] == [201] * 4
+    assert fault.reached.is_set()
+    ledger = sql("SELECT event_id, version, batch_id FROM ledger ORDER BY event_id, version")
+    assert [row[:2] for row in ledger] == [("alpha", 1), ("beta", 1), (EVENT, 1), (EVENT, 2)]
+    # The first was alone; the others went together, when they were written at last.
+    assert len({batch_id for _, _, batch_id in ledger}) == 2
+    for call in calls:
+        assert app.test_client().get(call.answer.location).json == call.answer.json
 
 
 def test_a_lost_confirm_is_found_though_the_reservation_has_been_changed_since(
@@ -625,7 +652,7 @@ def test_a_worker_that_is_killed_takes_no_seats_with_it(serve, dsn, sql):
         for _ in range(30):
             try:
                 answer = client.post(URL, ONE_SEAT)
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 failures.append(1)
                 client = server.client()
             else:

@@ -309,6 +309,7 @@ def test_every_command_of_flask_that_is_named_exists(application):
     "told",
     [
         f"up to {limits.BATCH_CHANGES} changes",
+        f"`503 unavailable` after {limits.LOCK_PATIENCE:g} s",
         f"After {limits.REQUEST_DEADLINE:g} s the answer is `503 contention`",
         f"until the deadline of {limits.REQUEST_DEADLINE:g} s",
         f"stays away for {limits.DATABASE_PATIENCE:g} s",

@@ -135,7 +135,7 @@ def stop_while_a_request_waits(dsn: str, server: Server, number: int) -> tuple[i
             return watch.rowcount > 0
 
         hold.execute("BEGIN")
-        hold.execute("SELECT FROM events FOR UPDATE")
+        hold.execute("LOCK TABLE ledger IN SHARE MODE")
         request = threading.Thread(target=lambda: answers.append(reserve(server)))
         started = time.monotonic()
         request.start()

@@ -218,11 +218,11 @@ def test_the_write_finds_its_rows_by_index_even_where_there_are_few(store, sql):
             event = store.read_event("node-meetup-2025")
             made = Plan(event, [], event.read_at)
             reservation.apply(made)
-            assert store.write(made, uuid4())
+            assert store.write([made], uuid4())
             event = store.read_event("node-meetup-2025")
             cancelled = Plan(event, list(made.created.values()), event.read_at)
             Cancel(reservation.reservation_id).apply(cancelled)
-            assert store.write(cancelled, uuid4())
+            assert store.write([cancelled], uuid4())
         store.database.read("SELECT pg_stat_force_next_flush()")
         ((count,),) = sql(
             "SELECT sum(seq_scan)::integer FROM pg_stat_user_tables"

@@ -33,19 +33,28 @@ NOW = object()
 
 
 class Plan:
-    """What a batch would write: the event as its changes leave it, and their rows."""
+    """What a batch would write of one event: its numbers as the changes leave them, and their rows.
+
+    A plan may also suppose its event rather than have seen it: on sale, with seats
+    for all. Its numbers then only count differences, and the write proves the rest
+    or writes nothing.
+    """
 
     def __init__(
         self, event: Event, reservations: list[Reservation], now: datetime, supposed: bool = False
     ):
-        # The event is supposed rather than seen: its numbers only count differences.
-        self.supposed = supposed
         self.seen = event
-        self.event = replace(event)
+        self.supposed = supposed
         self.now = now
+        self.available_seats = event.available_seats
+        self.reservation_count = event.reservation_count
+        self.version = event.version
+        # The event after an edit, which is the only change of its plan.
+        self.edited: Event | None = None
         self.reservations = {r.reservation_id: r for r in reservations}
         self.read_versions = {r.reservation_id: r.version for r in reservations}
         self.keys = {(r.partner_id, r.idempotency_key): r for r in reservations}
+        self.new_keys: set[tuple[str, str]] = set()
         self.entries: list[LedgerEntry] = []
         self.created: dict[UUID, Reservation] = {}
         self.changed: dict[UUID, Reservation] = {}
@@ -58,52 +67,64 @@ class Plan:
     def supposing(
         cls, event_id: str, reservations: list[Reservation], now: datetime | None
     ) -> "Plan":
-        """Plan on an event that was not read, as if it were on sale with seats for all.
-
-        The write proves it or writes nothing.
-        """
+        """Plan on an event that was not read."""
         plenty = limits.TOTAL_SEATS_MAXIMUM
         event = Event(event_id, "", plenty, plenty, 0, 0, None, None, NOW, NOW, False)
         return cls(event, reservations, now, supposed=True)
 
+    @property
+    def event(self) -> Event:
+        """The event as the changes leave it."""
+        return self.edited or replace(
+            self.seen,
+            available_seats=self.available_seats,
+            reservation_count=self.reservation_count,
+            version=self.version,
+        )
+
     def create(self, reservation: Reservation, type: str) -> Reservation:
-        self.event.available_seats -= reservation.seats
-        self.event.reservation_count += 1
+        self.available_seats -= reservation.seats
+        self.reservation_count += 1
         self._enter(reservation, type)
         reservation.created_version = reservation.version
         self.created[reservation.reservation_id] = reservation
-        self.keys[reservation.partner_id, reservation.idempotency_key] = reservation
+        if reservation.idempotency_key is not None:
+            key = reservation.partner_id, reservation.idempotency_key
+            self.keys[key] = reservation
+            self.new_keys.add(key)
         return reservation
 
     def change(self, reservation: Reservation, type: str, **fields) -> Reservation:
         after = replace(reservation, **fields)
-        self.event.available_seats += reservation.seats - after.seats
+        self.available_seats += reservation.seats - after.seats
         if not after.live:
-            self.event.available_seats += after.seats
-            self.event.reservation_count -= 1
+            self.available_seats += after.seats
+            self.reservation_count -= 1
         self._enter(after, type)
         self.reservations[after.reservation_id] = self.changed[after.reservation_id] = after
         self.keys[after.partner_id, after.idempotency_key] = after
         return after
 
     def edit(self, **fields) -> Event:
-        self.event = replace(self.event, version=self.event.version + 1, **fields)
+        self.version += 1
+        self.edited = replace(self.seen, version=self.version, **fields)
+        self.available_seats = self.edited.available_seats
         self.entries.append(
             LedgerEntry(
-                self.event.version,
+                self.version,
                 "event_updated",
                 None,
                 None,
-                self.event.total_seats,
-                self.event.available_seats,
+                self.edited.total_seats,
+                self.available_seats,
             )
         )
-        return replace(self.event)
+        return self.edited
 
     def existing(self, reservation_id: UUID) -> Reservation:
         """Return a reservation of this event as it stands here; raise Elsewhere."""
         reservation = self.reservations.get(reservation_id)
-        if reservation is None or reservation.event_id != self.event.event_id:
+        if reservation is None or reservation.event_id != self.seen.event_id:
             raise Elsewhere
         return reservation
 
@@ -123,8 +144,8 @@ class Plan:
                 reservation.cancelled_at = at
 
     def _enter(self, reservation: Reservation, type: str) -> None:
-        self.event.version += 1
-        reservation.version = self.event.version
+        self.version += 1
+        reservation.version = self.version
         self.shown.append(reservation)
         self.entries.append(
             LedgerEntry(
@@ -133,7 +154,7 @@ class Plan:
                 reservation.reservation_id,
                 reservation.partner_id,
                 reservation.seats,
-                self.event.available_seats,
+                self.available_seats,
             )
         )
 
@@ -198,14 +219,14 @@ class Reserve(Change):
             earlier = plan.keys.get((self.partner_id, self.idempotency_key))
             if earlier is not None:
                 return self._replay(earlier, plan)
-        event = plan.event
-        self.if_match.check(event.version)
+        event = plan.seen
+        self.if_match.check(plan.version)
         if event.sales_open_at is not None and plan.now < event.sales_open_at:
             raise SalesNotOpen(sales_open_at=event.sales_open_at)
         if event.sales_close_at is not None and plan.now >= event.sales_close_at:
             raise SalesClosed(sales_close_at=event.sales_close_at)
-        if self.seats > event.available_seats:
-            raise NotEnoughSeats(requested_seats=self.seats, available_seats=event.available_seats)
+        if self.seats > plan.available_seats:
+            raise NotEnoughSeats(requested_seats=self.seats, available_seats=plan.available_seats)
         held = self.hold_seconds is not None
         reservation = Reservation(
             self.reservation_id,
@@ -322,7 +343,7 @@ class Edit(Change):
     if_match: IfMatch = ANY_VERSION
 
     def apply(self, plan: Plan) -> Event:
-        event = plan.event
+        event = plan.seen
         self.if_match.check(event.version)
         total = self.fields.get("total_seats", event.total_seats)
         if total < event.reserved_seats:
@@ -341,7 +362,7 @@ class Look(Change):
     supposes = False
 
     def apply(self, plan: Plan) -> Event:
-        return replace(plan.event)
+        return plan.event
 
 
 def _live(plan: Plan, reservation_id: UUID) -> Reservation:

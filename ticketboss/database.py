@@ -288,7 +288,10 @@ class Database:
             self._fall_silent()
             raise ConnectionLost from None
         except psycopg2.Error as error:
-            raise self._meaning(error, connection) from error
+            meaning = self._meaning(error, connection)
+            if not isinstance(meaning, ConnectionLost):
+                self._silent_since = None  # a refusal is an answer, too
+            raise meaning from error
         except ValueError as error:  # a NUL or a surrogate; never sent
             raise Rejected(str(error)) from error
         finally:

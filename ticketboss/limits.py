@@ -24,6 +24,10 @@ FRESH_SILENCE = 1.0
 STATEMENT_TIMEOUT_MS = 500
 LOCK_TIMEOUT_MS = 400
 
+# How long a change waits for somebody else who keeps its event's row locked, if the
+# event stands still meanwhile. As long as the server waits for any other lock.
+LOCK_PATIENCE = LOCK_TIMEOUT_MS / 1000
+
 # How long a change may keep losing to rivals before its client is told so.
 # Partners' HTTP clients commonly give up after 10 s; this leaves them an answer.
 REQUEST_DEADLINE = 5.0

@@ -1,5 +1,6 @@
 """Run the statements of `sql/` and turn their rows into what they mean."""
 
+import json
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -21,9 +22,15 @@ class Page(NamedTuple):
 
 
 class Written(NamedTuple):
-    """When a batch was written, and the version that it was written on."""
+    """When a plan was written, and the version that it was written on."""
 
     at: datetime
+    seen_version: int
+
+
+class Locked(NamedTuple):
+    """A plan was not written: another transaction has the event's row, at this version."""
+
     seen_version: int
 
 
@@ -70,6 +77,11 @@ class Store:
     def read_event(self, event_id: str) -> Event | None:
         rows = self.database.read(statement("read_event"), {"event_id": event_id})
         return Event(*rows[0]) if rows else None
+
+    def read_events(self, event_ids: list[str]) -> dict[str, Event]:
+        """Return those of the events that exist, by their ids."""
+        rows = self.database.read(statement("read_events"), {"event_ids": event_ids})
+        return {row[0]: Event(*row) for row in rows}
 
     def read_event_unsettled(self, event_id: str) -> Event | None:
         rows = self.database.read(statement("read_event_unsettled"), {"event_id": event_id})
@@ -150,62 +162,55 @@ class Store:
         )
         return [_reservation(row[:-1]) for row in rows], rows[0][-1] if rows else None
 
-    def write(self, plan: Plan, batch_id: UUID) -> Written | None:
-        """Write a plan as one transaction, and tell what it was written on.
+    def write(self, plans: list[Plan], batch_id: UUID) -> dict[str, Written | Locked]:
+        """Write plans as one transaction, and tell what became of each, by event id.
 
-        None if the event was not as the plan supposes it; nothing was written then.
+        A plan whose event was not as it supposes is left out of the answer. Each
+        was written as a whole or not at all.
         """
-        entries, seen, event = plan.entries, plan.seen, plan.event
-        created = [
-            plan.created.get(entry.reservation_id) if entry.type in ("reserved", "held") else None
-            for entry in entries
-        ]
-        changed = plan.changed.values()
+        parts = json.dumps([_part(plan) for plan in plans])
         rows = self.database.write(
-            statement("write_batch"),
-            {
-                "event_id": seen.event_id,
-                "version": _version(plan),
-                "batch_id": str(batch_id),
-                "sells": bool(plan.created),
-                "needed_seats": seen.available_seats - min(e.available_seats for e in entries),
-                "available_change": event.available_seats - seen.available_seats,
-                "total_change": event.total_seats - seen.total_seats,
-                "count_change": event.reservation_count - seen.reservation_count,
-                "edits": any(entry.type == "event_updated" for entry in entries),
-                "name": event.name,
-                "sales_open_at": event.sales_open_at,
-                "sales_close_at": event.sales_close_at,
-                "types": [entry.type for entry in entries],
-                "reservation_ids": [
-                    entry.reservation_id and str(entry.reservation_id) for entry in entries
-                ],
-                "partner_ids": [entry.partner_id for entry in entries],
-                "seats": [entry.seats for entry in entries],
-                "available_changes": [e.available_seats - seen.available_seats for e in entries],
-                "hold_seconds": [new and new.hold_seconds for new in created],
-                "idempotency_keys": [new and new.idempotency_key for new in created],
-                "changed_ids": [str(id) for id in plan.changed],
-                "changed_from": [plan.read_versions[id] for id in plan.changed],
-                "changed_to": [r.version - seen.version for r in changed],
-                "changed_statuses": [r.status for r in changed],
-                "changed_seats": [r.seats for r in changed],
-                "changed_expires_at": [r.expires_at for r in changed],
-                "changed_confirms": [r.confirmed_at is NOW for r in changed],
-            },
+            statement("write_batch"), {"batch_id": str(batch_id), "parts": parts}
         )
-        return Written(*rows[0]) if rows else None
+        return {
+            event_id: Written(at, seen_version) if written else Locked(seen_version)
+            for event_id, seen_version, written, at in rows
+        }
 
-    def settle(self, event: Event) -> None:
-        """Settle a bounded number of expired holds, if the event is still as it was read."""
-        self.database.write(
-            statement("settle_expired_holds"),
+    def edit(self, plan: Plan, batch_id: UUID) -> Written | Locked:
+        """Write a plan that edits its event."""
+        event = plan.edited
+        rows = self.database.write(
+            statement("edit_event"),
             {
                 "event_id": event.event_id,
-                "version": event.version,
-                "batch_id": str(uuid4()),
-                "limit": limits.SETTLE_HOLDS,
+                "version": plan.seen.version,
+                "batch_id": str(batch_id),
+                "name": event.name,
+                "total_seats": event.total_seats,
+                "available_seats": event.available_seats,
+                "sales_open_at": event.sales_open_at,
+                "sales_close_at": event.sales_close_at,
             },
+        )
+        # Whether it is locked or has changed, the next reading tells.
+        return Written(*rows[0]) if rows else Locked(plan.seen.version)
+
+    def settle(self, event: Event) -> bool:
+        """Settle a bounded number of expired holds; tell whether any was.
+
+        None is, where the event is no longer as it was read, or locked.
+        """
+        return bool(
+            self.database.write(
+                statement("settle_expired_holds"),
+                {
+                    "event_id": event.event_id,
+                    "version": event.version,
+                    "batch_id": str(uuid4()),
+                    "limit": limits.SETTLE_HOLDS,
+                },
+            )
         )
 
     def find_batch(self, plan: Plan, batch_id: UUID) -> Written | None:
@@ -219,6 +224,47 @@ class Store:
     def make_durable(self, reservation_id: UUID) -> None:
         """Return when everything that could be seen when it was called is durable."""
         self.database.read(statement("lock_reservation"), {"reservation_id": str(reservation_id)})
+
+
+def _part(plan: Plan) -> dict:
+    """Return what write_batch.sql must know of a plan."""
+    seen = plan.seen
+    changes = []
+    for entry in plan.entries:
+        change = {
+            "type": entry.type,
+            "reservation_id": str(entry.reservation_id),
+            "partner_id": entry.partner_id,
+            "seats": entry.seats,
+            "available_change": entry.available_seats - seen.available_seats,
+        }
+        if entry.type in ("reserved", "held"):
+            new = plan.created[entry.reservation_id]
+            change["hold_seconds"] = new.hold_seconds
+            change["idempotency_key"] = new.idempotency_key
+        changes.append(change)
+    changed = [
+        {
+            "reservation_id": str(reservation_id),
+            "seen_version": plan.read_versions[reservation_id],
+            "version": after.version - seen.version,
+            "status": after.status,
+            "seats": after.seats,
+            "expires_at": after.expires_at and after.expires_at.isoformat(),
+            "confirms": after.confirmed_at is NOW,
+        }
+        for reservation_id, after in plan.changed.items()
+    ]
+    return {
+        "event_id": seen.event_id,
+        "version": _version(plan),
+        "sells": bool(plan.created),
+        "needed_seats": -min(change["available_change"] for change in changes),
+        "available_change": plan.available_seats - seen.available_seats,
+        "count_change": plan.reservation_count - seen.reservation_count,
+        "changes": changes,
+        "changed": changed,
+    }
 
 
 def _version(plan: Plan) -> int | None:

@@ -9,6 +9,7 @@ from ticketboss import create_app, reservations
 from ticketboss.bodies import read_object
 from ticketboss.current import ids
 from ticketboss.database import Conflict
+from ticketboss.store import Written
 
 
 def application() -> Flask:
@@ -35,17 +36,19 @@ def _count(store) -> None:
     counts = Counter()
     write = store.write
 
-    def counted(plan, batch_id):
+    def counted(plans, batch_id):
         try:
-            written = write(plan, batch_id)
+            written = write(plans, batch_id)
         except Conflict:
             counts["serialization_failures"] += 1
             raise
-        if written is None:
-            counts["version_conflicts"] += 1
-        else:
-            counts["commits"] += 1
-            counts["changes"] += len(plan.entries)
+        for plan in plans:
+            outcome = written.get(plan.seen.event_id)
+            if isinstance(outcome, Written):
+                counts["changes"] += len(plan.entries)
+            else:
+                counts["version_conflicts" if outcome is None else "locked"] += 1
+        counts["commits"] += any(isinstance(outcome, Written) for outcome in written.values())
         return written
 
     store.write = counted

@@ -159,7 +159,8 @@ def hot(run: Run) -> None:
         for part in ("python", "postgresql"):
             if part in cost and cost["accepted"]:
                 run.profile[f"{kind}_{part}_ms"] = 1000 * cost[part] / cost["accepted"]
-    conflicts = counts["serialization_failures"] + counts["version_conflicts"]
+    conflicts = counts["serialization_failures"] + counts["version_conflicts"] + counts["locked"]
+
     run.profile["commits_per_reservation"] = counts["commits"] / max(counts["changes"], 1)
     run.profile["conflicts_per_commit"] = conflicts / max(counts["commits"], 1)
 
@@ -224,7 +225,7 @@ def alone(run: Run) -> None:
         change().apply(plan)
         while True:
             try:
-                return plan.place(*store.write(plan, uuid4()))
+                return plan.place(*store.write([plan], uuid4())[event_id])
             except Conflict:  # with a page of an index, at times, not with a rival
                 continue
 

@@ -1,0 +1,34 @@
+-- Change an event's name, size or sales window, if nobody has changed the event
+-- since it was read, and enter it in the ledger.
+--
+-- One row:  it is written, on top of seen_version, at the time of its ledger row.
+-- No row:   somebody else was first or has the event's row, or a hold has expired and is not settled.
+WITH free AS (
+    SELECT event_id
+    FROM events
+    WHERE event_id = %(event_id)s
+      AND version = %(version)s
+    FOR NO KEY UPDATE SKIP LOCKED
+), edited AS (
+    UPDATE events
+    SET name = %(name)s,
+        total_seats = %(total_seats)s,
+        available_seats = %(available_seats)s,
+        sales_open_at = %(sales_open_at)s,
+        sales_close_at = %(sales_close_at)s,
+        version = version + 1
+    FROM free
+    WHERE events.event_id = free.event_id
+      AND version = %(version)s
+      AND NOT EXISTS (
+          SELECT FROM reservations
+          WHERE reservations.event_id = %(event_id)s
+            AND status = 'held'
+            AND expires_at <= now()
+      )
+    RETURNING events.event_id, version, total_seats, available_seats
+)
+INSERT INTO ledger (event_id, version, type, seats, available_seats, at, batch_id)
+SELECT event_id, version, 'event_updated', total_seats, available_seats, now(), %(batch_id)s
+FROM edited
+RETURNING at, version - 1 AS seen_version;

@@ -1,0 +1,13 @@
+-- Read several events as they are now, for decisions.
+--
+-- A row each:  the event, in the columns of read_event.sql.
+SELECT event_id, name, total_seats, available_seats, reservation_count, version,
+       sales_open_at, sales_close_at, created_at, now() AS read_at,
+       EXISTS (
+           SELECT FROM reservations
+           WHERE reservations.event_id = events.event_id
+             AND status = 'held'
+             AND expires_at <= now()
+       ) AS unsettled
+FROM events
+WHERE event_id = ANY (%(event_ids)s);
