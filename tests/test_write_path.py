@@ -656,6 +656,34 @@ def test_no_state_is_left_of_events_that_do_not_exist(write_path):
     assert at_rest(write_path)
 
 
+@pytest.mark.parametrize("key", [None, "order-1"])
+def test_a_reservation_takes_one_exchange_with_the_database(write_path, store, monkeypatch, key):
+    messages = []
+    exchange = store.database._exchange
+    monkeypatch.setattr(
+        store.database, "_exchange", lambda sql, *more: messages.append(sql) or exchange(sql, *more)
+    )
+    assert write_path.submit(EVENT, reserve(1, idempotency_key=key)).reservation.version == 1
+    assert len(messages) == 1
+
+
+def test_a_key_that_was_used_for_another_event_is_found_by_the_write(write_path, others, sql):
+    """It is supposed to be new, like everything that is not read."""
+    write_path.submit("beta", reserve(1, event_id="beta", idempotency_key="k"))
+    requests = over_events(
+        write_path,
+        [
+            *reserves(("alpha", 1)),
+            *reserves(("gamma", 1), idempotency_key="k"),
+            *reserves(("beta", 1), idempotency_key="k"),
+            *reserves(("gamma", 2)),
+        ],
+    )
+    assert [request.status for request in requests] == [200, 422, 200, 200]
+    assert requests[2].outcome.replayed
+    assert sql("SELECT count(*) FROM ledger") == [(3,)]
+
+
 # --- Several events -----------------------------------------------------------
 
 OTHERS = ("alpha", "beta", "gamma")

@@ -135,10 +135,14 @@ class Store:
 
     # --- For the write path ---------------------------------------------------
 
-    def read_for(self, changes: list) -> tuple[list[Reservation], datetime | None]:
+    def read_for(
+        self, changes: list, keys_of: list[str]
+    ) -> tuple[list[Reservation], datetime | None]:
         """Return the existing reservations that changes are about, and the time of reading.
 
-        Nothing is read, and the time is None, where no change is about any.
+        Those that were made with an idempotency key are looked for where the
+        change's event is among `keys_of`. Nothing is read, and the time is None,
+        where no change is about any.
         """
         ids = [
             str(c.reservation_id)
@@ -148,7 +152,7 @@ class Store:
         keys = [
             (c.partner_id, c.idempotency_key)
             for c in changes
-            if isinstance(c, Reserve) and c.idempotency_key is not None
+            if isinstance(c, Reserve) and c.idempotency_key is not None and c.event_id in keys_of
         ]
         if not ids and not keys:
             return [], None
@@ -259,6 +263,7 @@ def _part(plan: Plan) -> dict:
         "event_id": seen.event_id,
         "version": _version(plan),
         "sells": bool(plan.created),
+        "brings_keys": bool(plan.new_keys),
         "needed_seats": -min(change["available_change"] for change in changes),
         "available_change": plan.available_seats - seen.available_seats,
         "count_change": plan.reservation_count - seen.reservation_count,

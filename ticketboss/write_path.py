@@ -337,7 +337,7 @@ class WritePath:
         unsure = [id for id, part in parts.items() if id in doubtful or not part.supposes]
         # The events first: what changes after them the version check finds.
         events = self._store.read_events(unsure) if unsure else {}
-        reservations, read_at = self._store.read_for([turn.change for turn in batch])
+        reservations, read_at = self._store.read_for([t.change for t in batch], keys_of=unsure)
         overdue = {r.event_id for r in reservations if r.overdue}
         decided = []
         unsettled = []

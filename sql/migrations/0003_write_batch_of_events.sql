@@ -9,8 +9,9 @@ DROP FUNCTION write_batch;
 -- or not at all. It is left out if the event's version differs from the one seen
 -- (where one was seen), if the event has fewer seats than the part needs on its
 -- way, if seats would be sold outside the sales window, if a hold has expired and
--- is not settled (its seats belong to the pool), or if a reservation that the part
--- changes has been changed since it was read: no row comes back for it then. It is
+-- is not settled (its seats belong to the pool), if a reservation that the part
+-- changes has been changed since it was read, or if an idempotency key that it
+-- supposes to be new has been used: no row comes back for it then. It is
 -- also left out, and comes back as not written, if another transaction has the
 -- event's row at this moment: waiting for one row would hold up all the others.
 -- Otherwise: the event's row, one ledger row per change, one row per new
@@ -36,8 +37,9 @@ BEGIN
     WITH part AS MATERIALIZED (
         SELECT *
         FROM jsonb_to_recordset(p_parts) AS part (
-            event_id text, version bigint, sells boolean, needed_seats integer,
-            available_change integer, count_change integer, changes jsonb, changed jsonb)
+            event_id text, version bigint, sells boolean, brings_keys boolean,
+            needed_seats integer, available_change integer, count_change integer,
+            changes jsonb, changed jsonb)
     ), seen AS (
         SELECT event_id, events.version, events.available_seats,
                available_change, count_change, changes
@@ -54,6 +56,11 @@ BEGIN
                 AND status = 'held'
                 AND expires_at <= now()
           )
+          AND (part.version IS NOT NULL OR NOT brings_keys OR NOT EXISTS (
+              SELECT
+              FROM jsonb_to_recordset(changes) AS brought (partner_id text, idempotency_key text)
+              JOIN reservations USING (partner_id, idempotency_key)
+          ))
           AND (jsonb_array_length(changed) = 0 OR NOT EXISTS (
               SELECT
               FROM jsonb_to_recordset(changed) AS was (reservation_id uuid, seen_version bigint)
