@@ -2,10 +2,10 @@
 --
 -- The row lock makes this a transaction that writes: under synchronous
 -- replication it returns only when everything before it is on the standby.
--- One row at a time, so that no two such locks wait for each other.
+-- It is the weakest there is, which waits for nobody who changes the reservation.
 --
 -- One row:  the reservation is there, and stays.
 SELECT reservation_id
 FROM reservations
 WHERE reservation_id = %(reservation_id)s
-FOR UPDATE;
+FOR KEY SHARE;

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ticketboss import database, embedded
+from ticketboss.config import Config
 
 ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "an-admin-key-for-tests"
@@ -114,7 +115,8 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), contextlib.closing(self.client()) as client:
-                if client.get("/livez").status == 200:
+                workers = int(self.environment.get("WORKERS") or Config().workers)
+                if client.get("/livez").status == 200 and len(self.worker_pids()) == workers:
                     return
             time.sleep(0.05)
         raise AssertionError(f"the server did not start:\n{self.output()}")

@@ -150,13 +150,13 @@ def test_a_write_for_several_events_whose_connection_is_cut_is_made_exactly_once
     for event_id in ("alpha", "beta"):
         event = {"event_id": event_id, "name": "Other", "total_seats": 5}
         app.extensions["ticketboss"]["store"].create_event(**event)
-    lines = app.extensions["ticketboss"]["write_path"]
+    path = app.extensions["ticketboss"]["write_path"]
     first = proxy.fault(HELD)
     calls = [Call(app, "POST", URL, json=BODY)]
     first.wait_until_reached()
     for url in ("/api/v1/events/alpha/reservations", "/api/v1/events/beta/reservations", URL):
         calls.append(Call(app, "POST", url, json=BODY))
-        wait_until(lambda: len(lines._line) == len(calls) - 1)
+        wait_until(lambda: len(path._line) == len(calls) - 1)
     fault = proxy.fault(point)
     first.release()
     assert [call.answer.status_code for call in calls] == [201] * 4

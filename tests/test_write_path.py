@@ -18,12 +18,13 @@ from ticketboss.changes import (
     IfMatch,
     Look,
     Outcome,
+    Plan,
     Reduce,
     Reserve,
 )
 from ticketboss.database import ConnectionLost, Database, Rejected
 from ticketboss.errors import Contention, Overloaded, TicketBossError, Unavailable
-from ticketboss.store import Store
+from ticketboss.store import Store, Written
 from ticketboss.write_path import Turn, WritePath
 
 EVENT = "node-meetup-2025"
@@ -76,6 +77,7 @@ class Submission(threading.Thread):
         super().__init__(daemon=True)
         self._path, self._change, self._event_id = path, change, event_id
         self._result = self._error = None
+        self.ended = 0.0  # on the monotonic clock
         self.start()
 
     def run(self):
@@ -83,6 +85,7 @@ class Submission(threading.Thread):
             self._result = self._path.submit(self._event_id, self._change)
         except BaseException as error:
             self._error = error
+        self.ended = time.monotonic()
 
     @property
     def status(self) -> int:
@@ -337,7 +340,7 @@ def test_a_rival_that_commits_while_our_write_finds_the_row_locked_is_seen(
 
 
 def test_sales_that_open_while_a_batch_is_written_are_open_for_the_next(write_path, sql):
-    """The next batch starts from the event as remembered, and that was read before the opening."""
+    """The batch before was decided on an event that was read before the opening."""
     sql("UPDATE events SET sales_open_at = clock_timestamp() + interval '0.2 s'")
     change = PausingEdit({"name": "A"})
     first = Submission(write_path, change)
@@ -867,6 +870,183 @@ def test_a_poisoned_request_fails_no_other_event(write_path, others, sql):
     finally:
         sql("ALTER TABLE reservations DROP CONSTRAINT no_poison")
     assert [request.status for request in requests] == [200, 500, 200, 200]
+
+
+def test_an_edit_of_a_locked_event_holds_up_no_other(write_path, others, row_lock):
+    with row_lock("beta"):
+        started = time.monotonic()
+        requests = over_events(write_path, [("beta", Edit({"name": "B"})), *reserves(("alpha", 1))])
+        assert [request.status for request in requests] == [503, 200]
+        assert requests[1].ended - started < limits.LOCK_PATIENCE / 2
+
+
+def test_more_who_wait_for_a_locked_event_than_go_into_a_batch_hold_up_no_other(
+    write_path, others, row_lock
+):
+    wanted = [("beta", 1)] * limits.BATCH_CHANGES + [("alpha", 1)]
+    with row_lock("beta"):
+        started = time.monotonic()
+        *stuck, other = over_events(write_path, reserves(*wanted))
+        assert other.status == 200
+        assert other.ended - started < limits.LOCK_PATIENCE / 2
+    assert {request.status for request in stuck} == {503}
+
+
+def test_whoever_is_answered_does_not_wait_for_the_settling_of_another_event(
+    write_path, others, sql, dsn
+):
+    write_path.submit("beta", reserve(1, event_id="beta", hold_seconds=60))
+    sql("UPDATE reservations SET expires_at = now()")
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT FROM reservations FOR UPDATE")
+        started = time.monotonic()
+        look, other = over_events(write_path, [("beta", Look()), *reserves(("alpha", 1))])
+        cursor.execute("ROLLBACK")
+    assert [look.status, other.status] == [503, 200]
+    assert other.ended - started < limits.LOCK_PATIENCE / 2
+
+
+def test_an_event_that_always_conflicts_fails_no_other(write_path, others, sql):
+    """A row that was written by hand has the number that the next change would get."""
+    sql(
+        "INSERT INTO ledger (event_id, version, type, seats, available_seats, at, batch_id)"
+        " VALUES ('beta', 1, 'event_updated', 5, 5, now(), gen_random_uuid())"
+    )
+    started = time.monotonic()
+    stuck = Submission(write_path, reserve(1, event_id="beta"), "beta")
+    for _ in range(5):
+        assert write_path.submit("alpha", reserve(1, event_id="alpha"))
+    assert time.monotonic() - started < 1
+    sql("DELETE FROM ledger WHERE event_id = 'beta'")
+    assert stuck.status == 200
+
+
+def test_a_reservation_that_is_locked_fails_no_other_event(write_path, others, dsn):
+    made = write_path.submit("beta", reserve(2, event_id="beta")).reservation.reservation_id
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT FROM reservations FOR UPDATE")
+        requests = over_events(
+            write_path, [("beta", Cancel(made)), *reserves(("alpha", 1), ("gamma", 1))]
+        )
+        cursor.execute("ROLLBACK")
+    assert [request.status for request in requests] == [503, 200, 200]
+
+
+def test_a_replay_does_not_wait_for_who_changes_its_reservation(write_path, others, dsn):
+    made = write_path.submit("beta", reserve(2, event_id="beta")).reservation.reservation_id
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; UPDATE reservations SET seats = 1")
+        started = time.monotonic()
+        requests = over_events(write_path, [("beta", Confirm(made)), *reserves(("alpha", 1))])
+        assert time.monotonic() - started < limits.LOCK_PATIENCE
+        cursor.execute("ROLLBACK")
+    assert [request.status for request in requests] == [200, 200]
+
+
+class Losing(Store):
+    """A store whose first write is lost on its way; `deliver` lets it arrive."""
+
+    def __init__(self, database, meanwhile=lambda: None):
+        super().__init__(database)
+        self._meanwhile = meanwhile
+        self._lost = None
+
+    def write(self, plans, batch_id):
+        if self._lost is None:
+            self._lost = plans, batch_id
+            self._meanwhile()
+            raise ConnectionLost
+        return super().write(plans, batch_id)
+
+    def deliver(self):
+        return super().write(*self._lost)
+
+
+def test_who_was_refused_is_not_reserved_by_a_write_that_lands_late(dsn, rival, seats, sql):
+    """The seats are taken, and given back, while nobody knows what became of the write."""
+    seats(2)
+    made = []
+    database = Database(dsn, size=4)
+    store = Losing(database, lambda: made.append(rival.submit(EVENT, reserve(2)).reservation))
+    path = WritePath(store)
+    first = Submission(path, reserve(2, "late"))
+    wait_until(lambda: made)
+    assert Submission(path, Cancel(made[0].reservation_id)).status in (200, 503)
+    assert first.status == 503  # not 409: it may be reserved yet
+    if sql("SELECT available_seats FROM events WHERE event_id = %s", [EVENT]) == [(0,)]:
+        rival.submit(EVENT, Cancel(made[0].reservation_id))
+    assert store.deliver()
+    database.close()
+
+
+def test_who_was_refused_is_not_reserved_because_somebody_else_is_poisoned(
+    write_path, rival, others, sql
+):
+    """The batch goes in pieces then, but what is answered stays answered."""
+    made = rival.submit("alpha", reserve(5, event_id="alpha")).reservation.reservation_id
+
+    class Then(Look):
+        def apply(self, plan):
+            with contextlib.suppress(TicketBossError):
+                rival.submit("alpha", Cancel(made))
+            return super().apply(plan)
+
+    sql("ALTER TABLE reservations ADD CONSTRAINT no_poison CHECK (partner_id <> 'poison')")
+    try:
+        requests = over_events(
+            write_path,
+            [
+                ("alpha", Look()),
+                *reserves(("alpha", 5)),
+                ("gamma", Then()),
+                ("beta", reserve(1, "poison", event_id="beta")),
+            ],
+        )
+    finally:
+        sql("ALTER TABLE reservations DROP CONSTRAINT no_poison")
+    assert [request.status for request in requests] == [200, 409, 200, 500]
+    assert sql("SELECT count(*) FROM reservations WHERE status = 'confirmed'") == [(0,)]
+
+
+def test_poison_and_a_lost_connection_fail_nobody_else(dsn, others, sql):
+    database = Database(dsn, size=4)
+    path = WritePath(Losing(database))
+    sql("ALTER TABLE reservations ADD CONSTRAINT no_poison CHECK (partner_id <> 'poison')")
+    try:
+        poison = ("beta", reserve(1, "poison", event_id="beta"))
+        requests = over_events(path, [*reserves(("alpha", 1), ("gamma", 1)), poison])
+    finally:
+        sql("ALTER TABLE reservations DROP CONSTRAINT no_poison")
+    # Of the poisoned one nobody can say any more whether its first try was written.
+    assert [request.status for request in requests] == [200, 200, 503]
+    database.close()
+
+
+def test_processes_that_write_different_events_do_not_conflict(dsn, others, sql, blocked):
+    """Whatever the statistics say: nobody reads the rows of events that are not its own."""
+    sql("ANALYZE events")
+    stores = [Store(Database(dsn, size=1)) for _ in OTHERS]
+    outcomes = []
+
+    def write(store, event_id):
+        plan = Plan.supposing(event_id, [], None)
+        reserve(1, event_id=event_id, idempotency_key=event_id).apply(plan)
+        outcomes.append(store.write([plan], uuid4())[event_id])
+
+    with slow_commit(dsn) as lock:
+        lock.acquire()  # so that all of them are under way at once
+        threads = [
+            threading.Thread(target=write, args=pair) for pair in zip(stores, OTHERS, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(blocked()) == len(OTHERS))
+        lock.release()
+        for thread in threads:
+            thread.join()
+    assert [type(outcome) for outcome in outcomes] == [Written] * len(OTHERS)
+    for store in stores:
+        store.database.close()
 
 
 def test_an_overload_of_one_event_does_not_fail_another(dsn, others, row_lock):

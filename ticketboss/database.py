@@ -45,6 +45,9 @@ READ_ONLY = "25006"
 class Conflict(Exception):
     """A rival transaction was first; nothing was written."""
 
+    # The constraint that showed it, if one did.
+    constraint: str | None = None
+
 
 class ConnectionLost(Exception):
     """The connection broke; a write may have been committed or not."""
@@ -303,20 +306,24 @@ class Database:
     def _meaning(self, error: psycopg2.Error, connection: _Connection) -> Exception:
         """Say what an error means for the caller, by what is left of the connection."""
         code = error.pgcode
+        # Not its detail, which shows whole rows.
+        told = f"{error.diag.message_primary} ({code})" if code else str(error).strip()
         if isinstance(error, psycopg2.ProgrammingError) and code is None:
-            return Rejected(str(error))  # the driver refuses the parameters
+            return Rejected(told)  # the driver refuses the parameters
         if code is None or connection.closed or code.startswith(RECONNECT):
             connection.close()
             return ConnectionLost()
         if code in LOST_TO_A_RIVAL:
-            return Conflict(str(error).strip())
+            conflict = Conflict(told)
+            conflict.constraint = error.diag.constraint_name
+            return conflict
         if code == READ_ONLY:
             connection.close()
             self.close()
             return ConnectionLost()
         if code.startswith(NOT_NOW):
             return Unavailable()
-        return Rejected(str(error))
+        return Rejected(told)
 
     def _connect(self, deadline: float) -> _Connection:
         """Connect to the first host that answers and accepts; raise Unavailable."""

@@ -24,13 +24,18 @@ FRESH_SILENCE = 1.0
 STATEMENT_TIMEOUT_MS = 500
 LOCK_TIMEOUT_MS = 400
 
-# How long a change waits for somebody else who keeps its event's row locked, if the
-# event stands still meanwhile. As long as the server waits for any other lock.
+# How long the changes of an event wait for somebody else who keeps its row locked,
+# if the event stands still meanwhile; whoever joins them late waits for less. As
+# long as the server waits for any other lock.
 LOCK_PATIENCE = LOCK_TIMEOUT_MS / 1000
 
 # How long a change may keep losing to rivals before its client is told so.
 # Partners' HTTP clients commonly give up after 10 s; this leaves them an answer.
 REQUEST_DEADLINE = 5.0
+
+# How many batches in a row may lose to rivals as a whole before the next is served
+# event by event: more than chance makes likely, and 10 ms at most.
+CONFLICTS_TOGETHER = 3
 
 # Full jitter between two tries: a random part of a span that doubles from the
 # first to the last of these. One commit takes about 2 ms, so the first try
@@ -64,8 +69,8 @@ RETRY_AFTER = 1
 # A reserve takes about 100 bytes; 16 KiB leaves room for anything honest.
 BODY_BYTES = 16 * 1024
 
-# Changes written by one transaction. Enough for every thread of a process;
-# a bound because one failed transaction is decided again as a whole.
+# Changes written by one transaction. Enough for every thread of a process, as
+# many as it usually has; a bound because a failed one is decided again as a whole.
 BATCH_CHANGES = 64
 
 # Expired holds settled by one transaction: about 40 ms of work, far from the

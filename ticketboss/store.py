@@ -34,6 +34,10 @@ class Locked(NamedTuple):
     seen_version: int
 
 
+class KeyUsed(Conflict):
+    """An idempotency key that was taken for new has been used; nothing was written."""
+
+
 class Store:
     """The data access of one database. Errors are those of Database.read and write."""
 
@@ -170,12 +174,17 @@ class Store:
         """Write plans as one transaction, and tell what became of each, by event id.
 
         A plan whose event was not as it supposes is left out of the answer. Each
-        was written as a whole or not at all.
+        was written as a whole or not at all. Raises KeyUsed, too.
         """
         parts = json.dumps([_part(plan) for plan in plans])
-        rows = self.database.write(
-            statement("write_batch"), {"batch_id": str(batch_id), "parts": parts}
-        )
+        try:
+            rows = self.database.write(
+                statement("write_batch"), {"batch_id": str(batch_id), "parts": parts}
+            )
+        except Conflict as conflict:
+            if conflict.constraint == "reservations_one_per_idempotency_key":
+                raise KeyUsed from conflict
+            raise
         return {
             event_id: Written(at, seen_version) if written else Locked(seen_version)
             for event_id, seen_version, written, at in rows
@@ -263,7 +272,6 @@ def _part(plan: Plan) -> dict:
         "event_id": seen.event_id,
         "version": _version(plan),
         "sells": bool(plan.created),
-        "brings_keys": bool(plan.new_keys),
         "needed_seats": -min(change["available_change"] for change in changes),
         "available_change": plan.available_seats - seen.available_seats,
         "count_change": plan.reservation_count - seen.reservation_count,

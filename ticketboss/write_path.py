@@ -9,8 +9,8 @@ the next: it leads. A lone request is a batch of one and goes at once: there is
 no background thread, no timer, no added wait.
 
 A batch is decided and written event by event: what is in the way of one event
-holds up no other. Whoever has no answer when the transaction ends goes to the
-head of the line again. What is left are the rivals in other processes. The
+holds up no other. Whoever has no answer when the transaction ends goes back in
+line, before those of the same event. What is left are the rivals in other processes. The
 version check finds them, and the next batch decides again on the event as they
 left it.
 """
@@ -21,6 +21,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from uuid import UUID, uuid4
 
 from ticketboss import limits
@@ -35,26 +36,15 @@ from ticketboss.errors import (
     Unavailable,
 )
 from ticketboss.model import Event
-from ticketboss.store import Locked, Store, Written
+from ticketboss.store import KeyUsed, Locked, Store, Written
 
 log = logging.getLogger(__name__)
 
 
 class Turn:
-    """One request's place in the line: its change, and then its outcome."""
+    """One request's place in the line: its change, and then what came of it."""
 
-    __slots__ = (
-        "event_id",
-        "change",
-        "deadline",
-        "otherwise",
-        "lost",
-        "leads",
-        "outcome",
-        "failure",
-        "answered",
-        "_bell",
-    )
+    __slots__ = ("event_id", "change", "deadline", "otherwise", "lost", "leads", "_result", "_bell")
 
     def __init__(self, event_id: str, change):
         self.event_id = event_id
@@ -65,14 +55,19 @@ class Turn:
         # The parts in which it was sent, where the answer was lost.
         self.lost: list[Part] = []
         self.leads = False
-        self.outcome = self.failure = None
-        self.answered = False
-        # A bell of its own wakes this thread alone.
+        self._result: tuple | None = None
+        # A bell of its own wakes this thread alone, and may ring when nobody listens.
         self._bell = queue.SimpleQueue()
 
+    @property
+    def answered(self) -> bool:
+        return self._result is not None
+
     def answer(self, outcome=None, failure: BaseException | None = None) -> None:
-        if not self.answered:
-            self.outcome, self.failure, self.answered = outcome, failure, True
+        """Give the request its answer, unless it has one, and wake it."""
+        if self._result is None:
+            self._result = outcome, failure  # at once: it may be giving up just now
+            self.ring()
 
     def ring(self) -> None:
         """Wake the request: it is answered, or leads."""
@@ -87,17 +82,18 @@ class Turn:
         return True
 
     def result(self):
-        if self.failure is not None:
-            raise self.failure
-        return self.outcome
+        outcome, failure = self._result
+        if failure is not None:
+            raise failure
+        return outcome
 
 
 class Part:
     """The turns of a batch that are about one event, and what is decided for them."""
 
-    def __init__(self, event_id: str):
+    def __init__(self, event_id: str, turns: list[Turn]):
         self.event_id = event_id
-        self.turns: list[Turn] = []
+        self.turns = turns
         self.plan: Plan | None = None
         self.batch_id: UUID | None = None
         # Whether anything was refused that the event's own state decides.
@@ -113,6 +109,14 @@ class Part:
     def lost(self) -> set["Part"]:
         """The parts in which turns of this one were sent before, and no answer came."""
         return {part for turn in self.turns for part in turn.lost}
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it refuses a turn, or writes nothing, that was sent before and may land yet."""
+        return any(
+            turn.lost and (fact is not None or not self.plan.entries)
+            for turn, (_, fact) in zip(self.turns, self._decisions, strict=True)
+        )
 
     def decide(self, plan: Plan) -> bool:
         """Decide the changes in their order; tell whether that could be done for all of them."""
@@ -132,14 +136,8 @@ class Part:
                 return False
         return True
 
-    def fail(self, failure: TicketBossError) -> None:
-        """Tell every turn the same, unless it may have been written."""
-        for turn in self.turns:
-            if not turn.lost:
-                turn.answer(failure=failure)
-
     def answer(self, written: Written | None = None) -> None:
-        """Tell every turn what was decided, where it was written."""
+        """Tell every turn what was decided, dated by where it was written."""
         if written:
             self.plan.place(*written)
         for turn, (outcome, fact) in zip(self.turns, self._decisions, strict=True):
@@ -151,25 +149,11 @@ class Part:
 class Found:
     """What a batch found that the next one should know about the same events."""
 
-    def __init__(self, before: "Found | None" = None):
-        # Whether a rival was in the way.
-        self.conflict = False
+    def __init__(self):
         # Events that are not as they were supposed.
         self.doubtful: set[str] = set()
-        # Events whose row somebody else has: at which version, and since when.
+        # Events whose row somebody else had: at which version, and since when.
         self.locked: dict[str, tuple[int, float]] = {}
-        self._locked_before = before.locked if before else {}
-
-    def lock(self, part: Part, version: int) -> None:
-        """Let a part wait for whoever has its event's row, unless the event stands still."""
-        self.conflict = True
-        now = time.monotonic()
-        seen_version, since = self._locked_before.get(part.event_id, (version, now))
-        if seen_version != version:
-            since = now
-        self.locked[part.event_id] = version, since
-        if now - since > limits.LOCK_PATIENCE:
-            part.fail(Unavailable())
 
 
 class WritePath:
@@ -181,18 +165,19 @@ class WritePath:
         # Who waits, and whether somebody leads: serves the line, one batch after the other.
         self._line: deque[Turn] = deque()
         self._led = False
-        # For the leader alone: what the last batch found, and how long to pause, at most,
-        # after the next conflict.
-        self._found = Found()
-        self._pause = limits.RETRY_FIRST
+        # For the leader alone: what the last batch found and what this one finds, how
+        # long to pause before the next, and how many in a row lost to rivals as a whole.
+        self._before, self._found = Found(), Found()
+        self._pause = 0.0
+        self._conflicts = 0
 
     def submit(self, event_id: str, change):
         """Make a change and return its outcome; what it changed is durable by then.
 
         Raises what the change's `apply` raises, EventNotFound, Contention,
         Unavailable or Overloaded; then nothing was changed, except that after
-        Unavailable a change whose connection broke may have been (an
-        idempotency key settles that).
+        Unavailable a change that was sent may have been made (an idempotency key
+        settles that).
         """
         turn = Turn(event_id, change)
         with self._mutex:
@@ -220,7 +205,7 @@ class WritePath:
                 self._line.remove(turn)
                 turn.answer(failure=turn.otherwise())
                 return
-        # It is in a batch, and whoever serves that is bound by the same deadlines.
+        # It is in a batch, whose exchanges with the database are bounded, too.
         if turn.wait(2 * limits.DATABASE_PATIENCE):
             return
         with self._mutex:
@@ -229,24 +214,26 @@ class WritePath:
                     self._line.remove(turn)
                 turn.answer(failure=Unavailable())
 
+    # --- Leading: for the one thread that serves the line -----------------------
+
     def _lead(self, turn: Turn) -> None:
         """Serve one batch, put back what could not be answered, and hand the line on."""
+        if self._pause:
+            time.sleep(random.uniform(0, self._pause))
         batch = self._take()
         turn.leads = False
-        conflict = False
+        self._before, self._found = self._found, Found()
+        delayed = False
         try:
-            conflict = self._serve(batch)
+            delayed = self._serve(batch)
         except BaseException:
             # Whatever ends this thread's work, nobody waits for it in vain.
             for served in batch:
                 served.answer(failure=TicketBossError())
             raise
         finally:
-            if conflict:
-                time.sleep(random.uniform(0, self._pause))
-                self._pause = min(2 * self._pause, limits.RETRY_LAST)
-            else:
-                self._pause = limits.RETRY_FIRST
+            pause = max(2 * self._pause, limits.RETRY_FIRST) if delayed else 0.0
+            self._pause = min(pause, limits.RETRY_LAST)
             self._hand_on(turn, batch)
 
     def _take(self) -> list[Turn]:
@@ -261,12 +248,17 @@ class WritePath:
         return batch
 
     def _hand_on(self, turn: Turn, batch: list[Turn]) -> None:
-        """Let those who are answered go, and the first of the others lead."""
+        """Put those without an answer back in line, and let the first in it lead."""
         now = time.monotonic()
+        silent = self._store.database.silent
         with self._mutex:
-            silent = self._store.database.silent
-            line, self._line = [*batch, *self._line], deque()
-            for each in line:
+            left = [each for each in batch if not each.answered]
+            # Behind those of other events, which they must not hold up.
+            events = {each.event_id for each in left}
+            others = [each for each in self._line if each.event_id not in events]
+            behind = [each for each in self._line if each.event_id in events]
+            self._line.clear()
+            for each in (*others, *left, *behind):
                 if now >= each.deadline:
                     each.answer(failure=each.otherwise())
                 elif silent and not each.lost:
@@ -274,96 +266,124 @@ class WritePath:
                     each.answer(failure=Unavailable())
                 if not each.answered:
                     self._line.append(each)
-            successor = self._line[0] if self._line else None
-            if successor is not None:
+            if self._line:
+                successor = self._line[0]
                 successor.leads = True
             else:
-                self._led, self._found = False, Found()
-        for each in line:
-            if each.answered and each is not turn:
-                each.ring()
+                successor = None
+                self._led, self._found, self._pause = False, Found(), 0.0
         # Last, so that it finds in line those whom the answered make way for.
         if successor is not None and successor is not turn:
             successor.ring()
 
     def _serve(self, batch: list[Turn]) -> bool:
-        """Try once to answer a batch; tell whether a rival was in the way, or a failure.
+        """Try to answer a batch, and where that fails as a whole, piece by piece.
 
-        Whoever has no answer then is in the next batch again.
+        Whoever has no answer then comes again. Tell whether that should wait a
+        moment: a rival was in the way, or the database.
         """
+        turns = [turn for turn in batch if not turn.answered]
+        if not turns:
+            return False
+        events = _by_event(turns)
         try:
-            return self._attempt(batch)
+            delayed = self._attempt(events)
+        except KeyUsed:
+            self._keep_in_mind(events)
+            self._found.doubtful.update(id for id, part in events.items() if _brings_keys(part))
+            return False
         except Conflict:
-            return True
+            self._keep_in_mind(events)
+            self._conflicts += 1
+            if len(events) == 1 or self._conflicts <= limits.CONFLICTS_TOGETHER:
+                return True
         except ConnectionLost:
+            self._keep_in_mind(events)
             deadline = self._store.database.deadline()
-            for turn in batch:
+            for turn in turns:
                 turn.otherwise, turn.deadline = Unavailable, min(turn.deadline, deadline)
             return True
         except (Unavailable, Overloaded) as failure:
-            for turn in batch:
-                if not turn.lost:
-                    turn.answer(failure=failure)
-            return True
-        except Rejected as rejection:
-            if lost := [turn for turn in batch if turn.lost]:
-                # They may have been written: not to be tried in halves.
-                for turn in lost:
-                    turn.answer(failure=Unavailable())
+            if len(events) == 1 or self._store.database.silent or isinstance(failure, Overloaded):
+                _fail(turns, failure)
                 return True
-            if len(batch) == 1:
-                log.error("the database rejects a change: %s", rejection)
-                batch[0].answer(failure=TicketBossError())
-                return False
-            # One of them is poisoned: let it fail alone.
-            half = len(batch) // 2
-            conflict = self._serve(batch[:half])
-            if all(turn.answered for turn in batch[:half]):  # or they would lose their place
-                conflict = self._serve(batch[half:])
-            return conflict
+        except Rejected as rejection:
+            if len(events) == 1:
+                return self._without_the_poisoned(turns, rejection)
+        else:
+            self._conflicts = 0
+            return delayed
+        # What is wrong with one of the events is to fail no other.
+        delayed = False
+        for piece in events.values():
+            if not self._store.database.silent:
+                delayed = self._serve(piece) or delayed
+        return delayed
 
-    def _attempt(self, batch: list[Turn]) -> bool:
+    def _without_the_poisoned(self, turns: list[Turn], rejection: Rejected) -> bool:
+        """Serve the turns of one event, one of which the database rejects: that fails alone."""
+        if lost := [turn for turn in turns if turn.lost]:
+            # They may have been written: not to be tried in halves.
+            for turn in lost:
+                turn.answer(failure=Unavailable())
+            return True
+        if len(turns) == 1:
+            log.error("the database rejects a change: %s", rejection)
+            turns[0].answer(failure=TicketBossError())
+            return False
+        half = len(turns) // 2
+        delayed = self._serve(turns[:half])
+        if all(turn.answered for turn in turns[:half]):  # or they would lose their place
+            delayed = self._serve(turns[half:]) or delayed
+        return delayed
+
+    def _keep_in_mind(self, events: Iterable[str]) -> None:
+        """Know of events that could not be served what was known of them before."""
+        for event_id in events:
+            if event_id in self._before.doubtful:
+                self._found.doubtful.add(event_id)
+            if event_id in self._before.locked:
+                self._found.locked[event_id] = self._before.locked[event_id]
+
+    def _attempt(self, events: dict[str, list[Turn]]) -> bool:
         """Decide a batch and write it, each event for itself; tell whether a rival was in the way.
 
         A part may suppose that its event is on sale with seats for all, which the
         write proves. Otherwise the event is read, after the requests arrived, and
         the version check proves what was read.
         """
-        found = Found(self._found)
-        parts: dict[str, Part] = {}
-        for turn in batch:
-            parts.setdefault(turn.event_id, Part(turn.event_id)).turns.append(turn)
-        doubtful = self._found.doubtful
-        unsure = [id for id, part in parts.items() if id in doubtful or not part.supposes]
+        parts = [Part(event_id, turns) for event_id, turns in events.items()]
+        doubtful = self._before.doubtful
+        unsure = [p.event_id for p in parts if p.event_id in doubtful or not p.supposes]
         # The events first: what changes after them the version check finds.
-        events = self._store.read_events(unsure) if unsure else {}
-        reservations, read_at = self._store.read_for([t.change for t in batch], keys_of=unsure)
+        read = self._store.read_events(unsure) if unsure else {}
+        changes = [turn.change for part in parts for turn in part.turns]
+        reservations, read_at = self._store.read_for(changes, keys_of=unsure)
         overdue = {r.event_id for r in reservations if r.overdue}
         decided = []
         unsettled = []
-        for event_id, part in parts.items():
-            event = events.get(event_id)
+        for part in parts:
+            event = read.get(part.event_id)
             if event is not None:
                 plan = Plan(event, reservations, read_at or event.read_at)
-            elif event_id in unsure:
-                part.fail(EventNotFound())
+            elif part.event_id in unsure:
+                _fail(part.turns, EventNotFound())
                 continue
             else:
-                plan = Plan.supposing(event_id, reservations, read_at)
-            if event_id in overdue or (event and event.unsettled):
-                found.doubtful.add(event_id)
+                plan = Plan.supposing(part.event_id, reservations, read_at)
+            if part.event_id in overdue or (event and event.unsettled):
+                self._found.doubtful.add(part.event_id)
                 if event:
                     unsettled.append((part, event))
             elif not self._recover(part) and part.decide(plan):
-                if part.refuses:
-                    found.doubtful.add(event_id)
+                if part.refuses or plan.repeated:
+                    self._found.doubtful.add(part.event_id)
                 if event or not part.refuses:  # only what the write proves may be supposed
                     decided.append(part)
-        self._conclude(decided, found)
+        delayed = self._conclude(decided)
         for part, event in unsettled:
-            self._settle(part, event, found)
-        self._found = found
-        return found.conflict
+            delayed = self._settle(part, event) or delayed
+        return delayed
 
     def _recover(self, part: Part) -> bool:
         """Answer those of a part whose lost write is found to have been made.
@@ -376,33 +396,35 @@ class WritePath:
                 return True
         return False
 
-    def _conclude(self, decided: list[Part], found: Found) -> None:
+    def _conclude(self, decided: list[Part]) -> bool:
         """Answer what is decided: at once where nothing changes, else when it is written."""
-        writing: list[Part] = []
-        keys: set[tuple[str, str]] = set()
         if repeated := [id for part in decided for id in part.plan.repeated]:
             # One stands for all: what is durable is so in the order of commits.
             self._store.make_durable(repeated[0])
+        delayed = False
+        writing: list[Part] = []
+        keys: set[tuple[str, str]] = set()
         for part in decided:
-            if part.plan.entries:
-                # A key that another event's part brings, too, is judged when that is written.
-                if keys.isdisjoint(part.plan.new_keys):
-                    keys |= part.plan.new_keys
-                    writing.append(part)
-            elif part.lost:  # it may land yet, so this may not be the answer
-                found.conflict = True
-            else:
+            if part.uncertain:
+                delayed = True
+            elif not part.plan.entries:
                 part.answer()
+            # A key that another event's part brings, too, is judged when that is written.
+            elif keys.isdisjoint(part.plan.new_keys):
+                keys |= part.plan.new_keys
+                writing.append(part)
         outcomes = self._write(writing) if writing else {}
         for part in writing:
             match outcomes.get(part.event_id):
                 case Written() as written:
                     part.answer(written)
                 case Locked(version):
-                    found.lock(part, version)
+                    self._put_off(part, version)
+                    delayed = True
                 case None:
-                    found.doubtful.add(part.event_id)
-                    found.conflict = found.conflict or not part.plan.supposed
+                    self._found.doubtful.add(part.event_id)
+                    delayed = delayed or not part.plan.supposed
+        return delayed
 
     def _write(self, parts: list[Part]) -> dict[str, Written | Locked]:
         """Write parts as one transaction; what each becomes is what Store.write tells."""
@@ -420,10 +442,41 @@ class WritePath:
                     turn.lost.append(part)
             raise
 
-    def _settle(self, part: Part, event: Event, found: Found) -> None:
-        """Enter holds that have expired in the ledger; the next batch decides the part."""
+    def _settle(self, part: Part, event: Event) -> bool:
+        """Settle the event of a part, for the next batch; tell whether a rival was in the way."""
         try:
-            if not self._store.settle(event):
-                found.lock(part, event.version)
+            settled = self._store.settle(event)
         except (Unavailable, Overloaded) as failure:
-            part.fail(failure)
+            _fail(part.turns, failure)
+            return True
+        if not settled:
+            self._put_off(part, event.version)
+        return not settled
+
+    def _put_off(self, part: Part, version: int) -> None:
+        """Let a part wait for whoever has its event's row, unless the event stands still."""
+        now = time.monotonic()
+        seen_version, since = self._before.locked.get(part.event_id, (version, now))
+        if seen_version != version:
+            since = now
+        self._found.locked[part.event_id] = version, since
+        if now - since > limits.LOCK_PATIENCE:
+            _fail(part.turns, Unavailable())
+
+
+def _by_event(turns: list[Turn]) -> dict[str, list[Turn]]:
+    events: dict[str, list[Turn]] = {}
+    for turn in turns:
+        events.setdefault(turn.event_id, []).append(turn)
+    return events
+
+
+def _brings_keys(turns: list[Turn]) -> bool:
+    return any(getattr(turn.change, "idempotency_key", None) for turn in turns)
+
+
+def _fail(turns: list[Turn], failure: TicketBossError) -> None:
+    """Tell all the same, but for those that may have been written."""
+    for turn in turns:
+        if not turn.lost:
+            turn.answer(failure=failure)

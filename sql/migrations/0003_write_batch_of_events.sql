@@ -9,82 +9,101 @@ DROP FUNCTION write_batch;
 -- or not at all. It is left out if the event's version differs from the one seen
 -- (where one was seen), if the event has fewer seats than the part needs on its
 -- way, if seats would be sold outside the sales window, if a hold has expired and
--- is not settled (its seats belong to the pool), if a reservation that the part
--- changes has been changed since it was read, or if an idempotency key that it
--- supposes to be new has been used: no row comes back for it then. It is
+-- is not settled (its seats belong to the pool), or if a reservation that the part
+-- changes has been changed since it was read: no row comes back for it then. It is
 -- also left out, and comes back as not written, if another transaction has the
 -- event's row at this moment: waiting for one row would hold up all the others.
 -- Otherwise: the event's row, one ledger row per change, one row per new
 -- reservation, and the rows of those that change.
 --
--- Every row is found by an index, whatever old statistics say: a plan made while
--- the tables were small is kept, and a whole table that is read is a conflict
--- with every transaction that writes to it.
+-- Every row is found by an index, whatever the statistics say: a plan made while
+-- the tables were small is kept, and what is read in passing is a conflict with
+-- every transaction that writes to it. So no table is ever joined: a subquery
+-- with a LIMIT finds each row by its key, or = ANY names the keys of all. Where
+-- several indexes would do, an ORDER BY tells which.
 CREATE FUNCTION write_batch(p_batch_id uuid, p_parts jsonb)
 RETURNS TABLE (event_id text, seen_version bigint, written boolean, at timestamptz)
 LANGUAGE plpgsql
 SET enable_seqscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
     v_event_ids text[];
     v_seen_versions bigint[];
-    v_written boolean[];
+    v_locked_ids text[];
+    v_locked_versions bigint[];
+    v_changed_ids uuid[];
 BEGIN
-    WITH part AS MATERIALIZED (
-        SELECT *
+    WITH seen AS MATERIALIZED (
+        SELECT event_id, event.version
         FROM jsonb_to_recordset(p_parts) AS part (
-            event_id text, version bigint, sells boolean, brings_keys boolean,
-            needed_seats integer, available_change integer, count_change integer,
-            changes jsonb, changed jsonb)
-    ), seen AS (
-        SELECT event_id, events.version, events.available_seats,
-               available_change, count_change, changes
-        FROM part
-        JOIN events USING (event_id)
-        WHERE events.version = coalesce(part.version, events.version)
-          AND available_seats >= needed_seats
-          AND (NOT sells
-               OR (sales_open_at IS NULL OR sales_open_at <= now())
-              AND (sales_close_at IS NULL OR now() < sales_close_at))
+            event_id text, version bigint, sells boolean, needed_seats integer, changed jsonb)
+        CROSS JOIN LATERAL (
+            SELECT version
+            FROM events
+            WHERE events.event_id = part.event_id
+              AND version = coalesce(part.version, version)
+              AND available_seats >= needed_seats
+              AND (NOT sells
+                   OR (sales_open_at IS NULL OR sales_open_at <= now())
+                  AND (sales_close_at IS NULL OR now() < sales_close_at))
+            LIMIT 1
+        ) AS event
+        WHERE (
+            SELECT expires_at
+            FROM reservations
+            WHERE reservations.event_id = part.event_id
+              AND status = 'held'
+            ORDER BY expires_at
+            LIMIT 1
+        ) <= now() IS NOT TRUE
           AND NOT EXISTS (
-              SELECT FROM reservations
-              WHERE reservations.event_id = part.event_id
-                AND status = 'held'
-                AND expires_at <= now()
-          )
-          AND (part.version IS NOT NULL OR NOT brings_keys OR NOT EXISTS (
-              SELECT
-              FROM jsonb_to_recordset(changes) AS brought (partner_id text, idempotency_key text)
-              JOIN reservations USING (partner_id, idempotency_key)
-          ))
-          AND (jsonb_array_length(changed) = 0 OR NOT EXISTS (
               SELECT
               FROM jsonb_to_recordset(changed) AS was (reservation_id uuid, seen_version bigint)
-              JOIN reservations USING (reservation_id)
-              WHERE reservations.version <> was.seen_version
-          ))
+              WHERE seen_version <> (
+                  SELECT version
+                  FROM reservations
+                  WHERE reservations.reservation_id = was.reservation_id
+              )
+          )
     ), free AS (
-        SELECT events.event_id
+        SELECT event_id
         FROM seen
-        JOIN events ON events.event_id = seen.event_id AND events.version = seen.version
-        FOR NO KEY UPDATE OF events SKIP LOCKED
-    ), written AS (
+        CROSS JOIN LATERAL (
+            SELECT
+            FROM events
+            WHERE events.event_id = seen.event_id
+              AND events.version = seen.version
+            LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS event
+    )
+    SELECT array_agg(event_id) FILTER (WHERE free.event_id IS NOT NULL),
+           array_agg(version) FILTER (WHERE free.event_id IS NOT NULL),
+           array_agg(event_id) FILTER (WHERE free.event_id IS NULL),
+           array_agg(version) FILTER (WHERE free.event_id IS NULL)
+    INTO v_event_ids, v_seen_versions, v_locked_ids, v_locked_versions
+    FROM seen
+    LEFT JOIN free USING (event_id);
+
+    WITH written AS (
         UPDATE events
         SET available_seats = events.available_seats + available_change,
             reservation_count = reservation_count + count_change,
             version = events.version + jsonb_array_length(changes)
-        FROM seen
-        JOIN free USING (event_id)
-        WHERE events.event_id = seen.event_id
+        FROM unnest(v_event_ids, v_seen_versions) AS seen (event_id, version)
+        JOIN jsonb_to_recordset(p_parts) AS part (
+            event_id text, available_change integer, count_change integer, changes jsonb)
+          USING (event_id)
+        WHERE events.event_id = ANY (v_event_ids)
+          AND events.event_id = seen.event_id
           AND events.version = seen.version
-        RETURNING seen.event_id, seen.version, seen.available_seats, changes
+        RETURNING events.event_id, seen.version, changes,
+                  events.available_seats - available_change AS available_seats
     ), change AS (
         SELECT event_id, written.version + position AS version, type, reservation_id,
-               partner_id, seats, written.available_seats + change.available_change AS available_seats,
+               partner_id, seats, available_seats + available_change AS available_seats,
                hold_seconds, idempotency_key
         FROM written,
              ROWS FROM (jsonb_to_recordset(changes) AS (
@@ -99,44 +118,46 @@ BEGIN
         SELECT event_id, version, type, reservation_id, partner_id, seats,
                available_seats, now(), p_batch_id
         FROM change
-    ), created AS (
-        INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats,
-                                  status, version, created_at, expires_at, confirmed_at,
-                                  requested_seats, hold_seconds, idempotency_key)
-        SELECT event_id, version, reservation_id, partner_id, seats,
-               CASE type WHEN 'held' THEN 'held' ELSE 'confirmed' END,
-               version, now(), now() + hold_seconds * interval '1 second',
-               CASE type WHEN 'reserved' THEN now() END,
-               seats, hold_seconds, idempotency_key
-        FROM change
-        WHERE type IN ('reserved', 'held')
     )
-    SELECT array_agg(seen.event_id), array_agg(seen.version),
-           array_agg(written.event_id IS NOT NULL)
-    INTO v_event_ids, v_seen_versions, v_written
-    FROM seen
-    LEFT JOIN written USING (event_id);
+    INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats,
+                              status, version, created_at, expires_at, confirmed_at,
+                              requested_seats, hold_seconds, idempotency_key)
+    SELECT event_id, version, reservation_id, partner_id, seats,
+           CASE type WHEN 'held' THEN 'held' ELSE 'confirmed' END,
+           version, now(), now() + hold_seconds * interval '1 second',
+           CASE type WHEN 'reserved' THEN now() END,
+           seats, hold_seconds, idempotency_key
+    FROM change
+    WHERE type IN ('reserved', 'held');
 
-    IF jsonb_path_exists(p_parts, '$[*].changed[*]') THEN
+    v_changed_ids := ARRAY(
+        SELECT reservation_id
+        FROM jsonb_to_recordset(p_parts) AS part (event_id text, changed jsonb),
+             jsonb_to_recordset(changed) AS change (reservation_id uuid)
+        WHERE event_id = ANY (v_event_ids)
+    );
+    IF cardinality(v_changed_ids) > 0 THEN
         UPDATE reservations
         SET status = change.status,
             seats = change.seats,
-            version = seen_version + change.version,
+            version = seen.version + change.version,
             expires_at = change.expires_at,
             confirmed_at = CASE WHEN confirms THEN now() ELSE confirmed_at END,
             cancelled_at = CASE change.status WHEN 'cancelled' THEN now() END
-        FROM unnest(v_event_ids, v_seen_versions, v_written)
-             AS outcome (event_id, seen_version, written)
+        FROM unnest(v_event_ids, v_seen_versions) AS seen (event_id, version)
         JOIN jsonb_to_recordset(p_parts) AS part (event_id text, changed jsonb) USING (event_id),
              jsonb_to_recordset(changed) AS change (
                  reservation_id uuid, version bigint, status text, seats integer,
                  expires_at timestamptz, confirms boolean)
-        WHERE reservations.reservation_id = change.reservation_id
-          AND written;
+        WHERE reservations.reservation_id = ANY (v_changed_ids)
+          AND reservations.reservation_id = change.reservation_id;
     END IF;
+
     RETURN QUERY
-        SELECT outcome.event_id, outcome.seen_version, outcome.written, now()
-        FROM unnest(v_event_ids, v_seen_versions, v_written)
-             AS outcome (event_id, seen_version, written);
+        SELECT seen.event_id, seen.version, true, now()
+        FROM unnest(v_event_ids, v_seen_versions) AS seen (event_id, version)
+        UNION ALL
+        SELECT seen.event_id, seen.version, false, now()
+        FROM unnest(v_locked_ids, v_locked_versions) AS seen (event_id, version);
 END
 $$;

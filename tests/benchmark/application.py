@@ -1,6 +1,8 @@
 """The service and, beside it, what the benchmark needs: a no-op, and counts of attempts."""
 
 import os
+import threading
+import time
 from collections import Counter
 
 from flask import Flask, g, jsonify
@@ -11,11 +13,16 @@ from ticketboss.current import ids
 from ticketboss.database import Conflict
 from ticketboss.store import Written
 
+# Seconds between two waits for the interpreter lock.
+PROBE_INTERVAL = 0.02
+
 
 def application() -> Flask:
     """Return the application with `POST /noop`, the measure of what Python and HTTP cost."""
     app = create_app()
-    _count(app.extensions["ticketboss"]["store"])
+    counts = Counter()
+    _count(app.extensions["ticketboss"]["store"], counts)
+    threading.Thread(target=_probe, args=(counts,), daemon=True).start()
 
     @app.post("/noop")
     def noop():
@@ -27,13 +34,22 @@ def application() -> Flask:
 
     @app.get("/counters")
     def counters():
-        return jsonify(pid=os.getpid(), **app.extensions["ticketboss"]["store"].counts)
+        return jsonify(pid=os.getpid(), **counts)
 
     return app
 
 
-def _count(store) -> None:
-    counts = Counter()
+def _probe(counts: Counter) -> None:
+    """Measure what a thread waits for the interpreter lock whenever it has let it go."""
+    while True:
+        time.sleep(PROBE_INTERVAL)
+        started = time.perf_counter()
+        time.sleep(0)
+        counts["lock_wait_seconds"] += time.perf_counter() - started
+        counts["lock_waits"] += 1
+
+
+def _count(store, counts: Counter) -> None:
     write = store.write
 
     def counted(plans, batch_id):
@@ -52,4 +68,3 @@ def _count(store) -> None:
         return written
 
     store.write = counted
-    store.counts = counts

@@ -26,6 +26,9 @@ SEATS = 10_000_000
 # Settings without which an acknowledged reservation could be lost, and the numbers mean nothing.
 DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 COUNTERS_PATIENCE = 10
+# How soon a service at rest answers, and how long to wait for that; both in seconds.
+REST_ANSWER = 0.02
+REST_PATIENCE = 1
 
 
 class Ground:
@@ -204,6 +207,16 @@ class Service(serving.Server):
                         missing.remove(pid)
                         total.update(counts)
         return total
+
+    def come_to_rest(self) -> None:
+        """Wait until what the last load left behind, when it hung up, has been served."""
+        deadline = time.monotonic() + REST_PATIENCE
+        quick = 0
+        while quick < 2 * len(self.worker_pids()) and time.monotonic() < deadline:
+            started = time.monotonic()
+            with contextlib.closing(self.client()) as client:
+                client.get("/livez")
+            quick = quick + 1 if time.monotonic() - started < REST_ANSWER else 0
 
     def empty_log(self) -> None:
         """Drop the log, before it is written to the disk that the database commits to."""

@@ -84,6 +84,7 @@ class Run:
     ) -> Slice:
         """Load the service with one kind of request for a short while."""
         service = service or self.service
+        service.come_to_rest()
         done = self.wrk.run(
             service.port,
             kind,
@@ -142,14 +143,13 @@ def warm(run: Run) -> None:
 def hot(run: Run) -> None:
     """Reserve on one hot event / no-op."""
     costs = {"noop": Counter(), "reserve": Counter()}
-    counts = Counter()
 
     def measured(kind: str) -> Slice:
         before, cpu = run.service.counters(), run.service.cpu()
         done = run.slice(kind)
-        costs[kind].update(Counter(run.service.cpu()) - cpu)
+        costs[kind].update(run.service.cpu() - cpu)
+        costs[kind].update(run.service.counters() - before)
         costs[kind]["accepted"] += done.accepted
-        counts.update(run.service.counters() - before)
         return done
 
     pairs = run.compare(TURNS + 2, lambda: measured("reserve"), lambda: measured("noop"))
@@ -159,10 +159,15 @@ def hot(run: Run) -> None:
         for part in ("python", "postgresql"):
             if part in cost and cost["accepted"]:
                 run.profile[f"{kind}_{part}_ms"] = 1000 * cost[part] / cost["accepted"]
-    conflicts = counts["serialization_failures"] + counts["version_conflicts"] + counts["locked"]
-
+        run.profile[f"{kind}_lock_wait_ms"] = (
+            1000 * cost["lock_wait_seconds"] / max(cost["lock_waits"], 1)
+        )
+    counts = costs["reserve"]
+    commits = max(counts["commits"], 1)
     run.profile["commits_per_reservation"] = counts["commits"] / max(counts["changes"], 1)
-    run.profile["conflicts_per_commit"] = conflicts / max(counts["commits"], 1)
+    run.profile["locked_per_commit"] = counts["locked"] / commits
+    conflicts = counts["serialization_failures"] + counts["version_conflicts"]
+    run.profile["conflicts_per_commit"] = conflicts / commits
 
 
 def connections(run: Run) -> None:

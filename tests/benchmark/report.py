@@ -8,8 +8,11 @@ WIDTH = 100
 PROFILE = {
     "commits_per_reservation": ("Commits per reservation", "{:.2f}"),
     "conflicts_per_commit": ("Conflicts per commit", "{:.2f}"),
+    "locked_per_commit": ("Event's row skipped, locked, per commit", "{:.2f}"),
     "reserve_python_ms": ("Python, processor time per reservation", "{:.3f} ms"),
     "noop_python_ms": ("Python, processor time per no-op", "{:.3f} ms"),
+    "reserve_lock_wait_ms": ("Wait for the interpreter lock, reserving", "{:.2f} ms"),
+    "noop_lock_wait_ms": ("Wait for the interpreter lock, no-op", "{:.2f} ms"),
     "reserve_postgresql_ms": ("PostgreSQL, processor time per reservation", "{:.3f} ms"),
     "pgbench_one_statement": ("pgbench, one prepared statement", "{:,.0f}/s"),
     "pgbench_a_transaction": ("pgbench, a transaction of three statements", "{:,.0f}/s"),
