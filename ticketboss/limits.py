@@ -25,8 +25,8 @@ STATEMENT_TIMEOUT_MS = 500
 LOCK_TIMEOUT_MS = 400
 
 # How long the changes of an event wait for somebody else who keeps its row locked,
-# if the event stands still meanwhile; whoever joins them late waits for less. As
-# long as the server waits for any other lock.
+# if the event stands still meanwhile: as long as the server waits for any other
+# lock. Whoever comes later, while that goes on, is refused at once.
 LOCK_PATIENCE = LOCK_TIMEOUT_MS / 1000
 
 # How long a change may keep losing to rivals before its client is told so.

@@ -152,8 +152,8 @@ class Found:
     def __init__(self):
         # Events that are not as they were supposed.
         self.doubtful: set[str] = set()
-        # Events whose row somebody else had: at which version, and since when.
-        self.locked: dict[str, tuple[int, float]] = {}
+        # Events whose row somebody else had: at which version, since when and when last.
+        self.locked: dict[str, tuple[int, float, float]] = {}
 
 
 class WritePath:
@@ -271,7 +271,7 @@ class WritePath:
                 successor.leads = True
             else:
                 successor = None
-                self._led, self._found, self._pause = False, Found(), 0.0
+                self._led, self._pause = False, 0.0
         # Last, so that it finds in line those whom the answered make way for.
         if successor is not None and successor is not turn:
             successor.ring()
@@ -456,10 +456,10 @@ class WritePath:
     def _put_off(self, part: Part, version: int) -> None:
         """Let a part wait for whoever has its event's row, unless the event stands still."""
         now = time.monotonic()
-        seen_version, since = self._before.locked.get(part.event_id, (version, now))
-        if seen_version != version:
+        seen_version, since, last = self._before.locked.get(part.event_id, (version, now, now))
+        if seen_version != version or now - last > limits.LOCK_PATIENCE:
             since = now
-        self._found.locked[part.event_id] = version, since
+        self._found.locked[part.event_id] = version, since, now
         if now - since > limits.LOCK_PATIENCE:
             _fail(part.turns, Unavailable())
 

@@ -34,6 +34,7 @@ EVENTS = 100
 SALE = {"connections": 8, "pause": 10}
 SMALL, LARGE = 1_000, 1_000_000
 LEAK_PER_100K = 1.0  # MiB
+SOAK_MINUTES = 10
 
 
 @dataclass
@@ -70,7 +71,8 @@ class Run:
     requests: int = 0
     failed: int = 0
     failures: Counter = field(default_factory=Counter)
-    resident_at_start: int = 0
+    # After each slice: how many requests there have been, and the workers' resident memory.
+    resident: list[tuple[int, int]] = field(default_factory=list)
     tokens: int = 0
 
     def slice(
@@ -104,6 +106,7 @@ class Run:
     def count(self, done: Slice, main: bool = True) -> None:
         if main:
             self.requests += done.requests
+            self.resident.append((self.requests, self.service.resident()))
         self.failed += done.failed
         if done.failed:
             self.failures.update(
@@ -137,7 +140,7 @@ def warm(run: Run) -> None:
     for kind in ("noop", "reserve", "mixed", "hold", "summary"):
         run.slice(kind, "warm", max(CONNECTIONS), seconds=1)
     run.requests = 0
-    run.resident_at_start = run.service.resident()
+    run.resident.clear()
 
 
 def hot(run: Run) -> None:
@@ -430,15 +433,17 @@ def memory(run: Run) -> None:
     """Growth of the workers' resident memory, per worker and 100,000 requests."""
     for _ in range(2):
         run.slice("reserve")
-    start, end = run.resident_at_start, run.service.resident()
+    _growth(run)
+
+
+def _growth(run: Run) -> None:
+    """Add a row for the second half of all requests: the first fills pools and caches."""
+    requests, end = run.resident[-1]
+    half, start = next(point for point in run.resident if point[0] >= requests / 2)
     workers = len(run.service.worker_pids())
     # Of fewer requests it tells the whole growth: a page here or there is no leak.
-    growth = (end - start) / workers / 2**20 / max(run.requests / 100_000, 1)
-    run.profile |= {
-        "resident_mib_start": start / 2**20,
-        "resident_mib_end": end / 2**20,
-        "resident_requests": run.requests,
-    }
+    growth = (end - start) / workers / 2**20 / max((requests - half) / 100_000, 1)
+    run.profile |= {"resident_requests": requests}
     run.rows.append(
         Row(
             "Growth of a worker, MiB per 100,000 requests",
@@ -448,6 +453,38 @@ def memory(run: Run) -> None:
             at_most=True,
         )
     )
+
+
+def soak(run: Run) -> None:
+    """Ten minutes of every kind of request, by turns"""
+    run.ground.create(*(f"soak-{number}" for number in range(1, EVENTS + 1)))
+    kinds = ("reserve", "mixed", "hold", "summary", "idempotent", "spread")
+    minutes = []
+    for minute in range(1, SOAK_MINUTES + 1):
+        done = [
+            run.slice(kind, "soak", 2 * USUAL, seconds=60 // len(kinds), events=EVENTS)
+            if kind == "spread"
+            else run.slice(kind, "hot", 2 * USUAL, seconds=60 // len(kinds))
+            for kind in kinds
+        ]
+        minutes.append(sum(part.requests for part in done) / sum(part.seconds for part in done))
+        resident = run.resident[-1][1] / len(run.service.worker_pids()) / 2**20
+        run.say(f"minute {minute}: {minutes[-1]:,.0f} requests/s, a worker has {resident:.1f} MiB")
+    first, last = statistics.median(minutes[:3]), statistics.median(minutes[-3:])
+    run.rows.append(
+        Row(
+            "The last three of ten minutes / the first",
+            last / first,
+            0.9,
+            f"{last:,.0f}/s, {first:,.0f}/s",
+            values=minutes,
+        )
+    )
+    ((dead, live),) = run.ground.sql(
+        "SELECT n_dead_tup, n_live_tup FROM pg_stat_user_tables WHERE relname = 'events'"
+    )
+    run.profile |= {"dead_event_rows": dead, "live_event_rows": live}
+    _growth(run)
 
 
 # In the order in which they run and are shown; `--only` takes their names.
@@ -464,3 +501,5 @@ MEASURES: dict[str, Callable[[Run], None]] = {
     "size": size,
     "memory": memory,
 }
+# Those that take long, and run only where `--only` names them.
+LONG: dict[str, Callable[[Run], None]] = {"soak": soak}

@@ -17,6 +17,7 @@ PROFILE = {
     "pgbench_one_statement": ("pgbench, one prepared statement", "{:,.0f}/s"),
     "pgbench_a_transaction": ("pgbench, a transaction of three statements", "{:,.0f}/s"),
     "sale_beside": ("Sale that runs beside the summary reads", "{:,.0f}/s"),
+    "dead_event_rows": ("Dead versions of events' rows, at the end", "{:,}"),
     "fill_seconds": ("Loading both sizes of table", "{:.0f} s"),
 }
 
