@@ -145,8 +145,7 @@ class Store:
         """Return the existing reservations that changes are about, and the time of reading.
 
         Those that were made with an idempotency key are looked for where the
-        change's event is among `keys_of`. Nothing is read, and the time is None,
-        where no change is about any.
+        change's event is among `keys_of`. The time is None where there is none.
         """
         ids = [
             str(c.reservation_id)
@@ -158,17 +157,16 @@ class Store:
             for c in changes
             if isinstance(c, Reserve) and c.idempotency_key is not None and c.event_id in keys_of
         ]
-        if not ids and not keys:
-            return [], None
-        rows = self.database.read(
-            statement("read_reservations"),
-            {
-                "reservation_ids": ids,
-                "partner_ids": [partner for partner, _ in keys],
-                "idempotency_keys": [key for _, key in keys],
-            },
-        )
-        return [_reservation(row[:-1]) for row in rows], rows[0][-1] if rows else None
+        rows = []
+        if ids:
+            rows += self.database.read(statement("read_reservations"), {"reservation_ids": ids})
+        if keys:
+            partner_ids, idempotency_keys = map(list, zip(*keys, strict=True))
+            rows += self.database.read(
+                statement("read_keyed_reservations"),
+                {"partner_ids": partner_ids, "idempotency_keys": idempotency_keys},
+            )
+        return [_reservation(row[:-1]) for row in rows], rows[-1][-1] if rows else None
 
     def write(self, plans: list[Plan], batch_id: UUID) -> dict[str, Written | Locked]:
         """Write plans as one transaction, and tell what became of each, by event id.
