@@ -24,10 +24,9 @@ FRESH_SILENCE = 1.0
 STATEMENT_TIMEOUT_MS = 500
 LOCK_TIMEOUT_MS = 400
 
-# How long the changes of an event wait for somebody else who keeps its row locked,
-# if the event stands still meanwhile: as long as the server waits for any other
-# lock. Whoever comes later, while that goes on, is refused at once.
-LOCK_PATIENCE = LOCK_TIMEOUT_MS / 1000
+# How long a change waits for somebody else who keeps its event's row locked, if the
+# event stands still meanwhile: as long as the other's commit may take.
+LOCK_PATIENCE = DATABASE_PATIENCE
 
 # How long a change may keep losing to rivals before its client is told so.
 # Partners' HTTP clients commonly give up after 10 s; this leaves them an answer.

@@ -21,7 +21,6 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
 from uuid import UUID, uuid4
 
 from ticketboss import limits
@@ -44,7 +43,17 @@ log = logging.getLogger(__name__)
 class Turn:
     """One request's place in the line: its change, and then what came of it."""
 
-    __slots__ = ("event_id", "change", "deadline", "otherwise", "lost", "leads", "_result", "_bell")
+    __slots__ = (
+        "event_id",
+        "change",
+        "deadline",
+        "otherwise",
+        "locked",
+        "lost",
+        "leads",
+        "_result",
+        "_bell",
+    )
 
     def __init__(self, event_id: str, change):
         self.event_id = event_id
@@ -52,6 +61,8 @@ class Turn:
         self.deadline = time.monotonic() + limits.REQUEST_DEADLINE
         # What it is told if it has no other answer by then.
         self.otherwise: type[TicketBossError] = Contention
+        # At which version somebody else had the event's row, and since when.
+        self.locked: tuple[int, float] | None = None
         # The parts in which it was sent, where the answer was lost.
         self.lost: list[Part] = []
         self.leads = False
@@ -146,16 +157,6 @@ class Part:
             turn.answer(outcome, fact)
 
 
-class Found:
-    """What a batch found that the next one should know about the same events."""
-
-    def __init__(self):
-        # Events that are not as they were supposed.
-        self.doubtful: set[str] = set()
-        # Events whose row somebody else had: at which version, since when and when last.
-        self.locked: dict[str, tuple[int, float, float]] = {}
-
-
 class WritePath:
     """Batches the changes of events into serializable, version-checked transactions."""
 
@@ -165,9 +166,11 @@ class WritePath:
         # Who waits, and whether somebody leads: serves the line, one batch after the other.
         self._line: deque[Turn] = deque()
         self._led = False
-        # For the leader alone: what the last batch found and what this one finds, how
-        # long to pause before the next, and how many in a row lost to rivals as a whole.
-        self._before, self._found = Found(), Found()
+        # For the leader alone: the events that were not as supposed in the last batch and
+        # in this one, how long to pause before the next, and how many in a row lost to
+        # rivals as a whole.
+        self._doubtful_before: set[str] = set()
+        self._doubtful: set[str] = set()
         self._pause = 0.0
         self._conflicts = 0
 
@@ -222,7 +225,7 @@ class WritePath:
             time.sleep(random.uniform(0, self._pause))
         batch = self._take()
         turn.leads = False
-        self._before, self._found = self._found, Found()
+        self._doubtful_before, self._doubtful = self._doubtful, set()
         delayed = False
         try:
             delayed = self._serve(batch)
@@ -290,7 +293,7 @@ class WritePath:
             delayed = self._attempt(events)
         except KeyUsed:
             self._keep_in_mind(events)
-            self._found.doubtful.update(id for id, part in events.items() if _brings_keys(part))
+            self._doubtful.update(id for id, part in events.items() if _brings_keys(part))
             return False
         except Conflict:
             self._keep_in_mind(events)
@@ -337,13 +340,9 @@ class WritePath:
             delayed = self._serve(turns[half:]) or delayed
         return delayed
 
-    def _keep_in_mind(self, events: Iterable[str]) -> None:
-        """Know of events that could not be served what was known of them before."""
-        for event_id in events:
-            if event_id in self._before.doubtful:
-                self._found.doubtful.add(event_id)
-            if event_id in self._before.locked:
-                self._found.locked[event_id] = self._before.locked[event_id]
+    def _keep_in_mind(self, events: dict[str, list[Turn]]) -> None:
+        """Doubt the events that could not be served, if they were doubtful before."""
+        self._doubtful |= self._doubtful_before & events.keys()
 
     def _attempt(self, events: dict[str, list[Turn]]) -> bool:
         """Decide a batch and write it, each event for itself; tell whether a rival was in the way.
@@ -353,7 +352,7 @@ class WritePath:
         the version check proves what was read.
         """
         parts = [Part(event_id, turns) for event_id, turns in events.items()]
-        doubtful = self._before.doubtful
+        doubtful = self._doubtful_before
         unsure = [p.event_id for p in parts if p.event_id in doubtful or not p.supposes]
         # The events first: what changes after them the version check finds.
         read = self._store.read_events(unsure) if unsure else {}
@@ -372,12 +371,12 @@ class WritePath:
             else:
                 plan = Plan.supposing(part.event_id, reservations, read_at)
             if part.event_id in overdue or (event and event.unsettled):
-                self._found.doubtful.add(part.event_id)
+                self._doubtful.add(part.event_id)
                 if event:
                     unsettled.append((part, event))
             elif not self._recover(part) and part.decide(plan):
                 if part.refuses or plan.repeated:
-                    self._found.doubtful.add(part.event_id)
+                    self._doubtful.add(part.event_id)
                 if event or not part.refuses:  # only what the write proves may be supposed
                     decided.append(part)
         delayed = self._conclude(decided)
@@ -422,7 +421,7 @@ class WritePath:
                     self._put_off(part, version)
                     delayed = True
                 case None:
-                    self._found.doubtful.add(part.event_id)
+                    self._doubtful.add(part.event_id)
                     delayed = delayed or not part.plan.supposed
         return delayed
 
@@ -456,12 +455,11 @@ class WritePath:
     def _put_off(self, part: Part, version: int) -> None:
         """Let a part wait for whoever has its event's row, unless the event stands still."""
         now = time.monotonic()
-        seen_version, since, last = self._before.locked.get(part.event_id, (version, now, now))
-        if seen_version != version or now - last > limits.LOCK_PATIENCE:
-            since = now
-        self._found.locked[part.event_id] = version, since, now
-        if now - since > limits.LOCK_PATIENCE:
-            _fail(part.turns, Unavailable())
+        for turn in part.turns:
+            if turn.locked is None or turn.locked[0] != version:
+                turn.locked = version, now
+            elif now - turn.locked[1] > limits.LOCK_PATIENCE:
+                _fail([turn], Unavailable())
 
 
 def _by_event(turns: list[Turn]) -> dict[str, list[Turn]]:
