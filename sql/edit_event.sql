@@ -2,7 +2,8 @@
 -- since it was read, and enter it in the ledger.
 --
 -- One row:  it is written, on top of seen_version, at the time of its ledger row.
--- No row:   somebody else was first or has the event's row, or a hold has expired and is not settled.
+-- No row:   somebody else was first or has the event's row, or a hold has expired
+--           and is not settled.
 WITH free AS (
     SELECT event_id
     FROM events

@@ -112,10 +112,10 @@ class Server:
         return self
 
     def wait_until_it_answers(self) -> None:
+        workers = int(self.environment.get("WORKERS") or Config().workers)
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             with contextlib.suppress(OSError), contextlib.closing(self.client()) as client:
-                workers = int(self.environment.get("WORKERS") or Config().workers)
                 if client.get("/livez").status == 200 and len(self.worker_pids()) == workers:
                     return
             time.sleep(0.05)
