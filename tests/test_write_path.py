@@ -1022,29 +1022,35 @@ def test_poison_and_a_lost_connection_fail_nobody_else(dsn, others, sql):
     database.close()
 
 
-def test_processes_that_write_different_events_do_not_conflict(dsn, others, sql, blocked):
-    """Whatever the statistics say: nobody reads the rows of events that are not its own."""
+@pytest.mark.parametrize("each", [2, 10])
+def test_processes_that_write_different_events_do_not_conflict(dsn, sql, blocked, each):
+    """Whatever the statistics say, and though the events' rows are neighbours."""
+    events = [f"neighbour-{number:02}" for number in range(2 * each)]
+    for event_id in events:
+        Store(Database(dsn, size=1)).create_event(event_id, "Neighbour", 5)
     sql("ANALYZE events")
-    stores = [Store(Database(dsn, size=1)) for _ in OTHERS]
-    outcomes = []
+    stores = [Store(Database(dsn, size=1)) for _ in range(2)]
+    outcomes = {}
 
-    def write(store, event_id):
-        plan = Plan.supposing(event_id, [], None)
-        reserve(1, event_id=event_id, idempotency_key=event_id).apply(plan)
-        outcomes.append(store.write([plan], uuid4())[event_id])
+    def write(store, event_ids):
+        plans = [Plan.supposing(event_id, [], None) for event_id in event_ids]
+        for event_id, plan in zip(event_ids, plans, strict=True):
+            reserve(1, event_id=event_id, idempotency_key=event_id).apply(plan)
+        outcomes.update(store.write(plans, uuid4()))
 
-    with slow_commit(dsn) as lock:
-        lock.acquire()  # so that all of them are under way at once
+    with slow_update(dsn) as lock:
+        lock.acquire()  # so that each has read what it reads before any writes
         threads = [
-            threading.Thread(target=write, args=pair) for pair in zip(stores, OTHERS, strict=True)
+            threading.Thread(target=write, args=(store, events[start::2]))
+            for start, store in enumerate(stores)
         ]
         for thread in threads:
             thread.start()
-        wait_until(lambda: len(blocked()) == len(OTHERS))
+        wait_until(lambda: len(blocked()) == len(stores))
         lock.release()
         for thread in threads:
             thread.join()
-    assert [type(outcome) for outcome in outcomes] == [Written] * len(OTHERS)
+    assert {type(outcomes.get(event_id)) for event_id in events} == {Written}
     for store in stores:
         store.database.close()
 
@@ -1061,13 +1067,13 @@ def test_an_overload_of_one_event_does_not_fail_another(dsn, others, row_lock):
     database.close()
 
 
-# --- Commits that can be stopped ----------------------------------------------
+# --- Transactions that can be stopped -----------------------------------------
 
 LOCK = 74207
 
 
-class CommitLock:
-    """Stops every commit while it is held."""
+class TransactionLock:
+    """Stops every transaction, at one point, while it is held."""
 
     def __init__(self, cursor):
         self._cursor = cursor
@@ -1080,32 +1086,39 @@ class CommitLock:
 
 
 @contextlib.contextmanager
-def slow_commit(dsn: str, table: str = "reservations", fails_once_with: str | None = None):
-    """Let commits that inserted into a table wait for a lock, or the first of them fail.
-
-    A deferred constraint trigger runs inside COMMIT, when all statements are done.
-    """
+def slow(dsn: str, trigger: str, failure: str = ""):
+    """Let transactions wait for a lock where a trigger is run, or let them fail there."""
     with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
-        cursor.execute("DROP SEQUENCE IF EXISTS commits")
-        cursor.execute("CREATE SEQUENCE commits")  # no rollback takes its numbers back
-        failure = (
-            f"IF nextval('commits') = 1 THEN RAISE EXCEPTION USING ERRCODE = '{fails_once_with}';"
-            " END IF;"
-            if fails_once_with
-            else ""
-        )
+        cursor.execute("DROP SEQUENCE IF EXISTS passages")
+        cursor.execute("CREATE SEQUENCE passages")  # no rollback takes its numbers back
         cursor.execute(
-            f"""CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN {failure} PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NULL; END $$"""
+            f"""CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+            BEGIN {failure} PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$"""
         )
-        cursor.execute(
-            f"""CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {table}
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION at_commit()"""
-        )
-        lock = CommitLock(cursor)
+        cursor.execute(f"CREATE {trigger} FOR EACH ROW EXECUTE FUNCTION slow()")
+        lock = TransactionLock(cursor)
         try:
             yield lock
         finally:
             lock.release()
-            cursor.execute("DROP FUNCTION at_commit CASCADE")
-            cursor.execute("DROP SEQUENCE commits")
+            cursor.execute("DROP FUNCTION slow CASCADE")
+            cursor.execute("DROP SEQUENCE passages")
+
+
+def slow_update(dsn: str):
+    """Let transactions wait before the first event that they change."""
+    return slow(dsn, "TRIGGER slow BEFORE UPDATE ON events")
+
+
+def slow_commit(dsn: str, table: str = "reservations", fails_once_with: str | None = None):
+    """Let commits that inserted into a table wait, or the first of them fail.
+
+    A deferred constraint trigger runs inside COMMIT, when all statements are done.
+    """
+    failure = f"""IF nextval('passages') = 1 THEN
+        RAISE EXCEPTION USING ERRCODE = '{fails_once_with}'; END IF;"""
+    return slow(
+        dsn,
+        f"CONSTRAINT TRIGGER slow AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED",
+        failure if fails_once_with else "",
+    )

@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
+from ticketboss import limits
+
 # PostgreSQL refuses to run as root; this account runs it then, and owns the data.
 SERVANT = "pgserver"
 
@@ -137,7 +139,14 @@ class Server:
                     os.chown(self.socket, owner.pw_uid, owner.pw_gid)
             if self.socket.lstat().st_uid != (os.geteuid() if owner is None else owner.pw_uid):
                 raise EmbeddedError(f"{self.socket} belongs to somebody else")
-        options = f"-c listen_addresses= -c unix_socket_directories={shlex.quote(str(self.socket))}"
+        options = {
+            "listen_addresses": "",
+            "unix_socket_directories": shlex.quote(str(self.socket)),
+            # So many rows may a batch read, of one page too. PostgreSQL would note from the
+            # third on that it has read the whole page, a conflict with all who write to it.
+            "max_pred_locks_per_page": limits.BATCH_CHANGES,
+            "max_pred_locks_per_relation": limits.BATCH_CHANGES,
+        }
         self._control(
             "start",
             "--wait",
@@ -146,7 +155,7 @@ class Server:
             "--log",
             str(self.cluster / "server.log"),
             "-o",
-            options,
+            " ".join(f"-c {name}={value}" for name, value in options.items()),
         )
 
     def _control(self, *arguments: str, check: bool = True) -> int:
