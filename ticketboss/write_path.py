@@ -107,6 +107,8 @@ class Part:
         self.turns = turns
         self.plan: Plan | None = None
         self.batch_id: UUID | None = None
+        # The parts in which turns of this one were sent before, and no answer came.
+        self.lost = {part for turn in turns for part in turn.lost}
         # Whether anything was refused that the event's own state decides.
         self.refuses = False
         self._decisions: list[tuple] = []
@@ -117,14 +119,9 @@ class Part:
         return all(t.change.supposes and t.change.if_match is ANY_VERSION for t in self.turns)
 
     @property
-    def lost(self) -> set["Part"]:
-        """The parts in which turns of this one were sent before, and no answer came."""
-        return {part for turn in self.turns for part in turn.lost}
-
-    @property
     def uncertain(self) -> bool:
         """Whether it refuses a turn, or writes nothing, that was sent before and may land yet."""
-        return any(
+        return bool(self.lost) and any(
             turn.lost and (fact is not None or not self.plan.entries)
             for turn, (_, fact) in zip(self.turns, self._decisions, strict=True)
         )
