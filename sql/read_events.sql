@@ -1,4 +1,5 @@
--- Read several events as they are now, for decisions.
+-- Read several events as they are now, for decisions. (For one, read_event.sql costs
+-- the database a fifth less.)
 --
 -- A row each:  the event, in the columns of read_event.sql.
 SELECT event_id, name, total_seats, available_seats, reservation_count, version,
