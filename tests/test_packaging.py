@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from serving import ROOT, Server
+from serving import ROOT, Server, free_port
 
 SOURCES = ("ticketboss", "sql", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
 
@@ -98,7 +98,12 @@ def test_an_installation_serves_from_an_empty_folder(installed, dsn, tmp_path):
 
 
 def test_an_installation_without_a_database_says_what_is_missing(installed, tmp_path):
-    environment = {**os.environ, "DATABASE_URL": "", "TICKETBOSS_DATA": str(tmp_path / "data")}
+    environment = {
+        **os.environ,
+        "DATABASE_URL": "",
+        "TICKETBOSS_DATA": str(tmp_path / "data"),
+        "PORT": str(free_port()),
+    }
     for command in (
         [installed / "gunicorn", "-c", "python:ticketboss.gunicorn_conf"],
         [installed / "flask", "--app", "ticketboss", "verify"],
