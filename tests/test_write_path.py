@@ -590,7 +590,7 @@ def test_a_write_is_serializable_and_bounded_and_leaves_the_connection_as_it_was
         f"current_setting('{name}')"
         for name in ("transaction_isolation", "lock_timeout", "statement_timeout")
     )
-    assert database.write(settings, {}) == [("serializable", "400ms", "500ms")]
+    assert database.write(settings, {}) == [("serializable", "200ms", "500ms")]
     connection = database._pool.take(time.monotonic())
     connection.deadline = time.monotonic() + SECONDS
     with connection.cursor() as cursor:
@@ -1064,6 +1064,76 @@ def test_an_overload_of_one_event_does_not_fail_another(dsn, others, row_lock):
         wait_until(lambda: path._pause)  # it has found the row locked
         assert Submission(path, reserve(1, event_id="alpha"), "alpha").status == 200
     assert [request.status for request in crowd] == [200] * 20
+    database.close()
+
+
+def test_edits_of_other_events_do_not_keep_an_event_from_being_read(write_path, others, seats):
+    """It is found not to be as supposed; before it is read comes an edit, which goes alone."""
+    seats(0)
+    ends = threading.Event()
+
+    def edit(event_id: str) -> None:
+        while not ends.is_set():
+            write_path.submit(event_id, Edit({"name": "Other"}))
+
+    editors = [threading.Thread(target=edit, args=(event_id,)) for event_id in OTHERS[:2]]
+    for editor in editors:
+        editor.start()
+    started = time.monotonic()
+    try:
+        assert [Submission(write_path, reserve(1)).status for _ in range(3)] == [409] * 3
+    finally:
+        ends.set()
+        for editor in editors:
+            editor.join()
+    assert time.monotonic() - started < limits.REQUEST_DEADLINE
+
+
+def test_a_replay_of_one_event_sends_no_other_back_in_line(write_path, others):
+    used = reserve(1, event_id="alpha", idempotency_key="used")
+    write_path.submit("alpha", used)
+    again = Turn("alpha", reserve(1, event_id="alpha", idempotency_key="used"))
+    plain = Turn("beta", reserve(1, event_id="beta"))
+    write_path._serve([again, plain])
+    assert (again.answered, plain.answered) == (False, True)
+    assert plain.result().reservation.version == 1
+
+
+def test_an_unknown_reservation_holds_up_no_lost_write(dsn, others, sql):
+    """What is refused was not sent, and can be refused again."""
+    database = Database(dsn, size=4)
+    unknown = ("alpha", Cancel(uuid4()))
+    requests = over_events(
+        WritePath(Losing(database)), [*reserves(("alpha", 1)), unknown, *reserves(("alpha", 2))]
+    )
+    assert [request.status for request in requests] == [200, 404, 200]
+    assert sql("SELECT available_seats FROM events WHERE event_id = 'alpha'") == [(2,)]
+    database.close()
+
+
+def test_a_wrong_mark_ties_a_cancel_to_no_trouble_of_the_other_event(write_path, others, row_lock):
+    write_path.submit("beta", mistaken := reserve(1, event_id="beta"))
+    with row_lock("alpha"):
+        wrong = ("alpha", Cancel(mistaken.reservation_id))
+        waits, cancel = over_events(write_path, [*reserves(("alpha", 1)), wrong])
+    assert (waits.status, cancel.status) == (503, 404)
+    assert cancel.ended < waits.ended - limits.LOCK_PATIENCE / 2
+
+
+def test_a_locked_table_is_waited_for_once_whatever_the_events(dsn, sql):
+    events = [f"event-{number}" for number in range(12)]
+    database = Database(dsn, size=4)
+    store = Store(database)
+    for event_id in events:
+        store.create_event(event_id, "Event", 5)
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE reservations IN SHARE MODE")
+        started = time.monotonic()
+        wanted = [(event_id, 1) for event_id in events]
+        requests = over_events(WritePath(store), reserves(*wanted))
+        assert {request.status for request in requests} == {503}
+        assert max(request.ended for request in requests) - started < 1
+        cursor.execute("ROLLBACK")
     database.close()
 
 

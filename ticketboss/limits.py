@@ -20,9 +20,14 @@ FRESH_SILENCE = 1.0
 
 # The same bound on the server's side, a little shorter, so that a slow
 # statement is refused by the server, which knows why, rather than by the clock
-# here, which does not.
+# here, which does not. Rows of events are not waited for; what a lock is waited
+# for is held by somebody outside, who alters a table, say.
 STATEMENT_TIMEOUT_MS = 500
-LOCK_TIMEOUT_MS = 400
+LOCK_TIMEOUT_MS = 200
+
+# How long the events of a batch that the database does not take as a whole may
+# be served one by one: as long as it takes to see two of them fail.
+PIECES_PATIENCE = 2 * LOCK_TIMEOUT_MS / 1000
 
 # How long a change waits for somebody else who keeps its event's row locked, if the
 # event stands still meanwhile: as long as the other's commit may take.

@@ -10,9 +10,9 @@ no background thread, no timer, no added wait.
 
 A batch is decided and written event by event: what is in the way of one event
 holds up no other. Whoever has no answer when the transaction ends goes back in
-line, before those of the same event. What is left are the rivals in other processes. The
-version check finds them, and the next batch decides again on the event as they
-left it.
+line, before those of the same event. What is left are the rivals in other
+processes. The version check finds them, and the next batch decides again on the
+event as they left it.
 """
 
 import logging
@@ -137,13 +137,22 @@ class Part:
                 changed = getattr(turn.change, "reservation_id", None)
                 if reservation := plan.reservations.get(changed):
                     fact.partner_id = reservation.partner_id
-                self.refuses = self.refuses or not isinstance(fact, Elsewhere)
                 self._decisions.append((None, fact))
+                if not isinstance(fact, Elsewhere):
+                    self.refuses = True
+                elif not turn.lost:  # whatever becomes of this event
+                    turn.answer(failure=fact)
             except Exception as bug:
                 # The plan may be half made: the others are decided again without this one.
                 turn.answer(failure=bug)
                 return False
         return True
+
+    def lose(self) -> None:
+        """Note with the turns that it would make that its answer was lost."""
+        for turn, (_, fact) in zip(self.turns, self._decisions, strict=True):
+            if fact is None:
+                turn.lost.append(self)
 
     def answer(self, written: Written | None = None) -> None:
         """Tell every turn what was decided, dated by where it was written."""
@@ -164,9 +173,9 @@ class WritePath:
         # Who waits, and whether somebody leads: serves the line, one batch after the other.
         self._line: deque[Turn] = deque()
         self._led = False
-        # For the leader alone: the events that were not as supposed in the last batch and
-        # in this one, how long to pause before the next, and how many in a row lost to
-        # rivals as a whole.
+        # For the leader alone: the events that were not as supposed when they were last
+        # served, before this batch and in it; how long to pause before the next; and how
+        # many in a row lost to rivals as a whole.
         self._doubtful_before: set[str] = set()
         self._doubtful: set[str] = set()
         self._pause = 0.0
@@ -225,7 +234,6 @@ class WritePath:
         os.sched_yield()
         batch = self._take()
         turn.leads = False
-        self._doubtful_before, self._doubtful = self._doubtful, set()
         delayed = False
         try:
             delayed = self._serve(batch)
@@ -240,7 +248,7 @@ class WritePath:
             self._hand_on(turn, batch)
 
     def _take(self) -> list[Turn]:
-        """Take the next batch from the line."""
+        """Take the next batch from the line; what it leaves there stays in doubt."""
         line = self._line
         with self._mutex:
             batch = [line.popleft()]
@@ -248,6 +256,8 @@ class WritePath:
                 if batch[-1].change.alone or line[0].change.alone:
                     break
                 batch.append(line.popleft())
+            left = {turn.event_id for turn in line} - {turn.event_id for turn in batch}
+        self._doubtful_before, self._doubtful = self._doubtful, self._doubtful & left
         return batch
 
     def _hand_on(self, turn: Turn, batch: list[Turn]) -> None:
@@ -293,8 +303,9 @@ class WritePath:
             delayed = self._attempt(events)
         except KeyUsed:
             self._keep_in_mind(events)
-            self._doubtful.update(id for id, part in events.items() if _brings_keys(part))
-            return False
+            keyed = {event_id for event_id, part in events.items() if _brings_keys(part)}
+            self._doubtful |= keyed
+            return self._serve([turn for turn in turns if turn.event_id not in keyed])
         except Conflict:
             self._keep_in_mind(events)
             self._conflicts += 1
@@ -318,8 +329,11 @@ class WritePath:
             return delayed
         # What is wrong with one of the events is to fail no other.
         delayed = False
+        end = time.monotonic() + limits.PIECES_PATIENCE
         for piece in events.values():
-            if not self._store.database.silent:
+            if time.monotonic() > end:
+                _fail(piece, Unavailable())
+            elif not self._store.database.silent:
                 delayed = self._serve(piece) or delayed
         return delayed
 
@@ -437,20 +451,15 @@ class WritePath:
             return self._store.write(plans, batch_id)
         except ConnectionLost:
             for part in parts:
-                for turn in part.turns:
-                    turn.lost.append(part)
+                part.lose()
             raise
 
     def _settle(self, part: Part, event: Event) -> bool:
         """Settle the event of a part, for the next batch; tell whether a rival was in the way."""
-        try:
-            settled = self._store.settle(event)
-        except (Unavailable, Overloaded) as failure:
-            _fail(part.turns, failure)
-            return True
-        if not settled:
-            self._put_off(part, event.version)
-        return not settled
+        if self._store.settle(event):
+            return False
+        self._put_off(part, event.version)
+        return True
 
     def _put_off(self, part: Part, version: int) -> None:
         """Let a part wait for whoever has its event's row, unless the event stands still."""
