@@ -601,6 +601,48 @@ def test_a_write_is_serializable_and_bounded_and_leaves_the_connection_as_it_was
     database.close()
 
 
+def test_a_connection_that_ended_while_idle_carries_no_write(dsn, sql):
+    """Its loss would leave open what became of a write that was never sent."""
+    database = Database(dsn, size=1)
+    backend = database.read("SELECT pg_backend_pid()")[0]
+    sql("SELECT pg_terminate_backend(%s)", backend)
+    gone = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+    wait_until(lambda: sql(gone, backend) == [(True,)])
+    assert database.write("SELECT pg_backend_pid()", {})[0] != backend
+    database.close()
+
+
+def test_waiting_for_a_connection_is_no_silence_of_the_server(dsn):
+    database = Database(dsn, size=1)
+    slow = threading.Thread(target=database.read, args=("SELECT pg_sleep(0.45)",))
+    slow.start()
+    wait_until(lambda: not database._pool._idle)
+    with pytest.raises(Overloaded):
+        database.read("SELECT pg_sleep(0.3)")
+    assert not database.silent
+    slow.join()
+    database.close()
+
+
+def test_a_server_that_has_no_more_connections_still_serves_those_it_gave(dsn, sql):
+    sql("CREATE ROLE few LOGIN CONNECTION LIMIT 1")
+    try:
+        database = Database(psycopg2.extensions.make_dsn(dsn, user="few"), size=2)
+        slow = threading.Thread(target=database.read, args=("SELECT pg_sleep(0.3)",))
+        database.read("SELECT 1")
+        slow.start()
+        wait_until(lambda: len(database._pool._idle) == 1)
+        with pytest.raises(Unavailable):
+            database.read("SELECT 1")
+        assert "too many connections" in database.last_failure
+        assert not database.silent
+        slow.join()
+        database.close()
+    finally:
+        wait_until(lambda: sql("SELECT FROM pg_stat_activity WHERE usename = 'few'") == [])
+        sql("DROP ROLE few")
+
+
 def test_a_server_that_has_become_read_only_is_left_for_one_that_is_not(dsn, sql):
     """After a failover the old connections lead to a standby; new ones to the new primary."""
     sql("ALTER ROLE postgres SET default_transaction_read_only = on")

@@ -65,6 +65,19 @@ class _Connection(extensions.connection):
         self.deadline = deadline  # connecting waits in _wait, too
         super().__init__(dsn)
 
+    @property
+    def hung_up(self) -> bool:
+        """Whether it ended while it was idle: only a server that hangs up says something then."""
+        if not self.closed and _ready(self, select.POLLIN, 0):
+            self.close()
+        return bool(self.closed)
+
+
+def _ready(connection: _Connection, event: int, seconds: float) -> bool:
+    poller = select.poll()
+    poller.register(connection.fileno(), event)
+    return bool(poller.poll(seconds * 1000))
+
 
 def _wait(connection: _Connection) -> None:
     """Wait for the server, but never past the connection's deadline.
@@ -73,12 +86,10 @@ def _wait(connection: _Connection) -> None:
     timeout and in a frozen server's silence would wait forever.
     """
     while (state := connection.poll()) != extensions.POLL_OK:
-        poller = select.poll()
         event = select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
-        poller.register(connection.fileno(), event)
         left = min(connection.deadline - time.monotonic(), DAY)
         # Late is not lost: what has arrived is read, even where this thread was slow.
-        if not poller.poll(max(left, 0) * 1000):
+        if not _ready(connection, event, max(left, 0)):
             raise TimeoutError("no answer in time")
 
 
@@ -279,9 +290,10 @@ class Database:
                 self._probe.release()
 
     def _run(self, sql: str, parameters: dict | None, deadline: float) -> list[tuple]:
-        connection = self._pool.take(deadline)
+        # What is left is for the exchange itself: to wait in the pool is no silence of the server.
+        connection = self._pool.take(deadline - limits.PROBE_PATIENCE)
         try:
-            if connection is None or connection.closed:
+            if connection is None or connection.hung_up:
                 connection = self._connect(deadline)
             connection.deadline = deadline
             with connection.cursor() as cursor:
@@ -327,6 +339,7 @@ class Database:
 
     def _connect(self, deadline: float) -> _Connection:
         """Connect to the first host that answers and accepts; raise Unavailable."""
+        refused = True
         for position, host in enumerate(self._hosts):
             now = time.monotonic()
             share = (deadline - now) / (len(self._hosts) - position)
@@ -334,9 +347,12 @@ class Database:
             try:
                 connection = psycopg2.connect(**host, connection_factory=factory)
             except (psycopg2.Error, TimeoutError) as error:
+                refused = refused and not isinstance(error, TimeoutError)
                 self.last_failure = str(error).strip().partition("\n")[0]
                 continue
             connection.autocommit = True
             return connection
-        self._fall_silent()
+        # A server that refuses a connection, for there are enough, may serve the others.
+        if not refused or time.monotonic() - self.last_success > limits.FRESH_SILENCE:
+            self._fall_silent()
         raise Unavailable
