@@ -30,7 +30,7 @@ WRONG = [
     ("HOST", "127.0.0.1\n", "an address or a host name"),
     ("HOST", "http://127.0.0.1/", "an address or a host name"),
     *(
-        ("EVENT_ID", value, "1 to 64 characters of a-z 0-9 . _ -")
+        ("EVENT_ID", value, "1 to 64 characters of a-z 0-9 . _ -, not . or ..")
         for value in ("Node", "a b", "a/b", "é", "x" * 65, "a\n", "a\nforged", " ")
     ),
     ("CPU_AFFINITY", "on", "auto or off"),

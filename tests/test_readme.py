@@ -189,13 +189,15 @@ def parsing(server) -> set[tuple[int, str]]:
     return found
 
 
-def test_an_error_that_gunicorn_has_to_tell_has_the_code_of_the_table():
+def test_an_error_that_gunicorn_has_to_tell_has_the_code_of_the_table(caplog):
     ours, theirs = socket.socketpair()
     with ours, theirs:
         worker.write_error(ours, 500, "Internal Server Error", "secret")
         ours.close()
         answer = theirs.makefile("rb").read().decode("latin-1")
-    assert json.loads(answer.partition("\r\n\r\n")[2])["code"] == "internal_error"
+    body = json.loads(answer.partition("\r\n\r\n")[2])
+    assert body["code"] == "internal_error"
+    assert [record.request_id for record in caplog.records] == [body["requestId"]]
 
 
 def test_the_members_that_the_error_table_names_are_those_of_the_errors(server):

@@ -153,6 +153,18 @@ def stop_while_a_request_waits(dsn: str, server: Server, number: int) -> tuple[i
     return (answers or [None])[0], held_up if waited else 2
 
 
+FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Ssl": "off"}
+
+
+def test_no_header_changes_the_address_of_a_request(serve):
+    server = serve()
+    with contextlib.closing(server.client()) as http:
+        for headers in ({"SCRIPT_NAME": "/evil"}, FORWARDED):
+            assert http.call("GET", "/livez", headers=headers).status == 200
+        evaded = http.call("GET", "/x/livez", headers={"SCRIPT_NAME": "/x"})
+        assert evaded.status == 404
+
+
 def test_a_worker_that_is_killed_is_replaced(serve, verify):
     server = serve()
     before = set(server.worker_pids())

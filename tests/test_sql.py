@@ -28,6 +28,7 @@ MIGRATIONS = sorted(
 DEFINITIONS = {"create_schema_migrations"}  # EXPLAIN takes none of these
 ELSEWHERE = {
     "create_migration": {"version": 1000, "name": "1000_test"},
+    "find_schema_migrations": {},
     "lock_migrations": {},
     "list_event_totals": {},
     "list_ledger": {"event_id": "big", "after": 0, "limit": 10_000},

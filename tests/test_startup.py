@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from psycopg2.extensions import make_dsn
 from serving import ROOT, Server, connect, free_port, postgresql, run_sql
 
 from ticketboss import migrations
@@ -113,6 +114,21 @@ def test_ten_starts_at_once_leave_one_schema_and_one_event(empty_database):
     assert run_sql(empty_database, event) == [("node-meetup-2025", "Node.js Meet-up", 500, 500, 0)]
 
 
+def test_a_start_on_a_migrated_database_needs_no_right_to_create_tables(empty_database):
+    start(VERIFY, {"DATABASE_URL": empty_database}).communicate(timeout=30)
+    run_sql(
+        empty_database,
+        "CREATE ROLE clerk LOGIN;"
+        " GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO clerk",
+    )
+    try:
+        dsn = make_dsn(empty_database, user="clerk")
+        done = start(VERIFY, {"DATABASE_URL": dsn})
+        assert done.communicate(timeout=30) == ("node-meetup-2025: 0 changes, ok\n", "")
+    finally:
+        run_sql(empty_database, "DROP OWNED BY clerk; DROP ROLE clerk")
+
+
 def test_a_start_leaves_an_event_that_exists_alone(empty_database):
     start(VERIFY, {"DATABASE_URL": empty_database}).communicate(timeout=30)
     run_sql(empty_database, "UPDATE events SET name = 'Renamed', sales_close_at = now()")
@@ -131,8 +147,8 @@ def test_a_start_creates_the_event_that_is_configured(empty_database):
     [
         ({"PORT": "abc"}, "PORT takes a whole number from 1 to 65535, not 'abc'"),
         ({"PORT": "99999"}, "PORT takes a whole number from 1 to 65535, not '99999'"),
-        ({"EVENT_ID": "Bad Id"}, "EVENT_ID takes 1 to 64 characters of a-z 0-9 . _ -"),
-        ({"EVENT_ID": "a\nb"}, "EVENT_ID takes 1 to 64 characters of a-z 0-9 . _ -"),
+        ({"EVENT_ID": "Bad Id"}, "EVENT_ID takes 1 to 64 characters of a-z 0-9 . _ -, not . or .."),
+        ({"EVENT_ID": "a\nb"}, "EVENT_ID takes 1 to 64 characters of a-z 0-9 . _ -, not . or .."),
         ({"DATABASE_URL": "postgresql://me:hunter2@[x"}, "DATABASE_URL takes a PostgreSQL"),
         ({"TICKETBOSS_DATA": "/dev/null/data"}, "TICKETBOSS_DATA takes a folder that can be"),
     ],

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ticketboss import database, limits
 
-EVENT_ID = re.compile(rf"[a-z0-9._-]{{1,{limits.EVENT_ID_LENGTH}}}\Z")
+# Not . or .., which clients take out of an address (RFC 3986, section 5.2.4).
+EVENT_ID = re.compile(rf"(?!\.{{1,2}}\Z)[a-z0-9._-]{{1,{limits.EVENT_ID_LENGTH}}}\Z")
 HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
 
 
@@ -78,7 +79,10 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         host=matching("HOST", default.host, HOST, "an address or a host name"),
         port=number("PORT", default.port, 1, 65535),
         event_id=matching(
-            "EVENT_ID", default.event_id, EVENT_ID, "1 to 64 characters of a-z 0-9 . _ -"
+            "EVENT_ID",
+            default.event_id,
+            EVENT_ID,
+            "1 to 64 characters of a-z 0-9 . _ -, not . or ..",
         ),
         workers=number("WORKERS", default.workers, 1, 64),
         threads=number("THREADS", default.threads, 4, 256),

@@ -36,6 +36,10 @@ limit_request_line = 4094
 limit_request_fields = 50
 limit_request_field_size = 4094
 
+# Nothing that a request says of itself is taken from its headers, whoever sends them:
+# SCRIPT_NAME, which gunicorn believes of its neighbours, would change the address.
+forwarded_allow_ips = ""
+
 logger_class = "ticketboss.worker.Logger"
 logs.configure(_config.log_format)
 control_socket_disable = True

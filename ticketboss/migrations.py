@@ -23,7 +23,8 @@ def migrate(database: Database) -> None:
     while version != newest:
         with database.transaction() as run:
             run(statement("lock_migrations"))
-            run(statement("create_schema_migrations"))
+            if run(statement("find_schema_migrations")) == [(False,)]:
+                run(statement("create_schema_migrations"))
             version = run(statement("read_schema_version"))[0][0]
             if version > newest:
                 raise MigrationError(

@@ -199,7 +199,9 @@ class CreateEventRequest(EditEventRequest):
     event_id = fields.String(
         data_key="eventId",
         required=True,
-        validate=validate.Regexp(EVENT_ID, error="eventId must be 1 to 64 of a-z 0-9 . _ -"),
+        validate=validate.Regexp(
+            EVENT_ID, error="eventId must be 1 to 64 of a-z 0-9 . _ -, not . or .."
+        ),
         error_messages=_messages("eventId", "a string"),
     )
     name = _text("name", limits.EVENT_NAME_LENGTH, required=True)

@@ -16,6 +16,8 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from ticketboss import limits
 
+log = logging.getLogger(__name__)
+
 # For how many workers there is a place, and what stands in one that is empty.
 PLACES = 256
 NOBODY = 0xFFFF
@@ -53,6 +55,7 @@ def write_error(sock, status_int: int, reason: str, mesg: str) -> None:
         f"X-Request-Id: {request_id}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n{body}"
     )
+    log.warning("request refused", extra={"request_id": request_id, "status": status_int})
     util.write_nonblock(sock, answer.encode("latin-1"))
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -63,7 +64,9 @@ def _arguments() -> tuple[list[str], Path | None]:
         help="the folder for results.json and results.svg; without --only it is the benchmark's",
     )
     arguments = parser.parse_args()
-    names = arguments.only.split(",") if arguments.only else list(measures.MEASURES)
+    names = list(measures.MEASURES)
+    if arguments.only is not None:
+        names = [name.strip() for name in arguments.only.split(",")]
     for name in names:
         if name not in known:
             raise CannotMeasure(
@@ -72,7 +75,13 @@ def _arguments() -> tuple[list[str], Path | None]:
     output = arguments.output
     if output is not None and not output.is_dir():
         raise CannotMeasure(f"--output takes a folder that exists, not {str(output)!r}")
-    return names, output or (None if arguments.only else HERE)
+    output = output or (None if arguments.only else HERE)
+    if output is not None:
+        try:
+            tempfile.TemporaryFile(dir=output).close()
+        except OSError as error:
+            raise CannotMeasure(f"cannot write to {str(output)!r}: {error.strerror}") from None
+    return names, output
 
 
 def _seconds() -> int:
@@ -114,6 +123,8 @@ def _run(names: list[str], output: Path | None, seconds: int) -> None:
     print(f"\n{report.table(run)}\n\n{verdict} It all took {facts['took_seconds']} s.")
     if output is not None:
         _write(run, facts, output)
+    if run.failed:
+        raise SystemExit(1)
 
 
 def _facts(base: Ground, settings: dict, seconds: int) -> dict:

@@ -41,6 +41,8 @@ def table(run: Run) -> str:
     """Return everything that was measured, in at most WIDTH columns."""
     lines = [f"{'':48} {'measured':>9}  {'target':<9} {'':6}  medians", "-" * WIDTH]
     lines += [_line(row) for row in run.rows]
+    reasons = dict.fromkeys(row.detail for row in run.rows if row.value is None)
+    lines += [f"Not measured: {reason}" for reason in reasons]
     if run.curve:
         lines += [
             "",
@@ -79,7 +81,7 @@ def document(run: Run, facts: dict) -> dict:
 def _line(row: Row) -> str:
     target = f"{'<=' if row.at_most else '>='} {_number(row.target)}"
     if row.value is None:
-        return f"{row.name:48} {'-':>9}  {target:<9} {'-':6}  {row.detail}"[:WIDTH]
+        return f"{row.name:48} {'-':>9}  {target:<9} {'-':6}"
     measured = _number(row.value)
     verdict = "ok" if row.ok else "MISSED"
     return f"{row.name:48} {measured:>9}  {target:<9} {verdict:6}  {row.detail}"
