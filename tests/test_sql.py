@@ -3,7 +3,7 @@
 import contextlib
 import re
 from importlib import resources
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg2
 import pytest
@@ -138,6 +138,11 @@ def test_no_statement_of_a_request_reads_a_whole_table(client, store, dsn, many,
     lost = Plan.supposing("big", [], None)
     Reserve(uuid4(), "big", "partner-7", 1).apply(lost)
     assert store.find_batch(lost, uuid4()) is None  # as after a write whose answer was lost
+    some = "SELECT reservation_id FROM reservations WHERE event_id = 'big' AND status = 'confirmed'"
+    cancel = Cancel(UUID(run_sql(dsn, some + " LIMIT 1")[0][0]))
+    lost = Plan.supposing("big", *store.read_for([cancel], []))
+    cancel.apply(lost)
+    assert store.find_batch(lost, uuid4()) is None
     found, offenders = set(), []
     for sql, parameters in sent:
         for name in FILES:

@@ -1064,6 +1064,27 @@ def test_poison_and_a_lost_connection_fail_nobody_else(dsn, others, sql):
     database.close()
 
 
+@pytest.mark.parametrize("changed_again", [False, True])
+def test_a_batch_that_changed_reservations_is_found(dsn, write_path, changed_again):
+    """By a reservation that it changed, though a rival may have changed that again."""
+    for change in (made := [reserve(3), reserve(3)]):
+        write_path.submit(EVENT, change)
+    store = Store(Database(dsn, size=1))
+    found, read_at = store.read_for([Reduce(each.reservation_id, 1) for each in made], [])
+    plan = Plan.supposing(EVENT, found, read_at)
+    for each, seats in ((made[0], 2), (made[1], 2), (made[0], 1)):
+        Reduce(each.reservation_id, seats).apply(plan)
+    batch_id = uuid4()
+    assert store.find_batch(plan, batch_id) is None
+    written = store.write([plan], batch_id)[EVENT]
+    if changed_again:
+        for each in made:
+            write_path.submit(EVENT, Cancel(each.reservation_id))
+    assert store.find_batch(plan, batch_id) == written
+    assert store.find_batch(plan, uuid4()) is None
+    store.database.close()
+
+
 @pytest.mark.parametrize("each", [2, 10])
 def test_processes_that_write_different_events_do_not_conflict(dsn, sql, blocked, each):
     """Whatever the statistics say, and though the events' rows are neighbours."""

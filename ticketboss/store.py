@@ -294,9 +294,12 @@ def _known_by(plan: Plan) -> dict:
     for reservation_id, created in plan.created.items():
         place = created.created_version - plan.seen.version
         return known | {"place": place, "created_id": str(reservation_id)}
-    first = plan.entries[0].reservation_id
-    if first is not None:
-        known |= {"changed_id": str(first), "changed_from": plan.read_versions[first]}
+    for reservation_id, changed in plan.changed.items():
+        return known | {
+            "place": changed.version - plan.seen.version,
+            "changed_id": str(reservation_id),
+            "changed_from": plan.read_versions[reservation_id],
+        }
     return known
 
 
