@@ -2,20 +2,24 @@
 -- end first, if nobody has changed the event since it was read, or is about to.
 --
 -- A row each:  the reservation.
--- No row:      somebody else was first or has the event's row, or nothing has expired.
+-- No row:      somebody else was first or has the rows, or nothing has expired.
 --
 -- The rows are found by their ids alone: every other index starts with event_id,
 -- and with old statistics the planner may take one that reads the whole event
 -- for each of them.
-WITH expired AS (
-    SELECT reservation_id, partner_id, seats,
-           row_number() OVER (ORDER BY expires_at, created_version) AS position
+WITH due AS (
+    SELECT reservation_id, partner_id, seats, expires_at, created_version
     FROM reservations
     WHERE event_id = %(event_id)s
       AND status = 'held'
       AND expires_at <= now()
     ORDER BY expires_at, created_version
     LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+), expired AS (
+    SELECT reservation_id, partner_id, seats,
+           row_number() OVER (ORDER BY expires_at, created_version) AS position
+    FROM due
 ), total AS (
     SELECT count(*)::integer AS count, sum(seats)::integer AS seats
     FROM expired

@@ -1,11 +1,12 @@
 -- Write the changes of one batch, event by event, where the event is as their
 -- decisions suppose it.
 --
--- The statements are in migrations/0003_write_batch_of_events.sql.
+-- The statements are in migrations/0005_skip_locked_reservations.sql.
 --
 -- A row for an event:  written, on top of seen_version; at is the time that all its
 --                      changes carry. Or not written, because another transaction
---                      has the event's row.
+--                      has the event's row, or a reservation that changes: stuck_ids
+--                      are those reservations of the batch.
 -- No row for one:      not written, because it is not as supposed.
-SELECT event_id, seen_version, written, at
+SELECT event_id, seen_version, written, at, stuck_ids
 FROM write_batch(%(batch_id)s, %(parts)s);

@@ -1130,6 +1130,43 @@ def test_an_overload_of_one_event_does_not_fail_another(dsn, others, row_lock):
     database.close()
 
 
+@pytest.mark.parametrize("released", [False, True])
+def test_a_locked_reservation_holds_up_its_own_change_alone(dsn, write_path, others, released):
+    write_path.submit("alpha", locked := reserve(1, event_id="alpha"))
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        lock = "SELECT FROM reservations WHERE reservation_id = %s FOR UPDATE"
+        cursor.execute(lock, [str(locked.reservation_id)])
+        cancel = ("alpha", Cancel(locked.reservation_id))
+        started = time.monotonic()
+        if released:
+            threading.Timer(0.2, cursor.execute, ["ROLLBACK"]).start()
+        before = reserves(("alpha", 1), ("alpha", 1))
+        after = reserves(("alpha", 1), ("beta", 1))
+        first, second, stuck, third, other = over_events(write_path, [*before, cancel, *after])
+        assert stuck.status == (200 if released else 503)
+        assert [each.status for each in (first, second, third, other)] == [200] * 4
+        for each in (first, second, third, other):
+            assert each.ended - started < 0.2
+        assert 0.2 < stuck.ended - started < 1
+    assert [first.outcome.reservation.version, third.outcome.reservation.version] == [2, 4]
+
+
+def test_a_locked_hold_that_has_expired_holds_up_no_other_event(dsn, write_path, others, sql):
+    held = reserve(1, event_id="alpha", hold_seconds=60)
+    write_path.submit("alpha", held)
+    sql("UPDATE reservations SET expires_at = now() WHERE status = 'held'")
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        lock = "SELECT FROM reservations WHERE reservation_id = %s FOR UPDATE"
+        cursor.execute(lock, [str(held.reservation_id)])
+        stuck, other = over_events(write_path, reserves(("alpha", 1), ("beta", 1)))
+        assert (stuck.status, other.status) == (503, 200)
+        assert other.ended < stuck.ended - limits.LOCK_PATIENCE / 2
+        cursor.execute("ROLLBACK")
+    assert write_path.submit("alpha", reserve(5, event_id="alpha")).reservation.seats == 5
+
+
 def test_edits_of_other_events_do_not_keep_an_event_from_being_read(write_path, others, seats):
     """It is found not to be as supposed; before it is read comes an edit, which goes alone."""
     seats(0)

@@ -29,9 +29,13 @@ class Written(NamedTuple):
 
 
 class Locked(NamedTuple):
-    """A plan was not written: another transaction has the event's row, at this version."""
+    """A plan was not written: another transaction has rows that it would change.
+
+    Those of the reservations that are stuck, or the event's row at this version.
+    """
 
     seen_version: int
+    stuck: frozenset[UUID] = frozenset()
 
 
 class KeyUsed(Conflict):
@@ -184,8 +188,8 @@ class Store:
                 raise KeyUsed from conflict
             raise
         return {
-            event_id: Written(at, seen_version) if written else Locked(seen_version)
-            for event_id, seen_version, written, at in rows
+            event_id: Written(at, version) if written else Locked(version, _uuids(stuck))
+            for event_id, version, written, at, stuck in rows
         }
 
     def edit(self, plan: Plan, batch_id: UUID) -> Written | Locked:
@@ -307,6 +311,10 @@ def _page(rows: list[tuple], item: Callable) -> Page | None:
     if not rows:
         return None
     return Page(rows[0][0], [item(*row[1:]) for row in rows if row[1] is not None])
+
+
+def _uuids(array: str | None) -> frozenset[UUID]:
+    return frozenset(map(UUID, array.strip("{}").split(","))) if array else frozenset()
 
 
 def _reservation(row: tuple) -> Reservation:

@@ -40,6 +40,9 @@ from ticketboss.store import KeyUsed, Locked, Store, Written
 
 log = logging.getLogger(__name__)
 
+# Stands for the version of an event whose reservation is locked: that may move on meanwhile.
+STUCK = -1
+
 
 class Turn:
     """One request's place in the line: its change, and then what came of it."""
@@ -118,6 +121,14 @@ class Part:
     def supposes(self) -> bool:
         """Whether all of it can be decided on an event that was not read."""
         return all(t.change.supposes and t.change.if_match is ANY_VERSION for t in self.turns)
+
+    def about(self, reservation_ids: frozenset[UUID]) -> list[Turn]:
+        """Return the turns that would change one of some reservations."""
+        return [
+            turn
+            for turn in self.turns
+            if getattr(turn.change, "reservation_id", None) in reservation_ids
+        ]
 
     @property
     def uncertain(self) -> bool:
@@ -427,16 +438,22 @@ class WritePath:
                 keys |= part.plan.new_keys
                 writing.append(part)
         outcomes = self._write(writing) if writing else {}
+        unstuck: list[Turn] = []
         for part in writing:
             match outcomes.get(part.event_id):
                 case Written() as written:
                     part.answer(written)
-                case Locked(version):
-                    self._put_off(part, version)
+                case Locked(version, stuck):
+                    concerned = part.about(stuck)
+                    self._put_off(concerned or part.turns, STUCK if concerned else version)
+                    if concerned:
+                        unstuck += [turn for turn in part.turns if turn not in concerned]
                     delayed = True
                 case None:
                     self._doubtful.add(part.event_id)
                     delayed = delayed or not part.plan.supposed
+        if unstuck:
+            self._serve(unstuck)
         return delayed
 
     def _write(self, parts: list[Part]) -> dict[str, Written | Locked]:
@@ -458,13 +475,13 @@ class WritePath:
         """Settle the event of a part, for the next batch; tell whether a rival was in the way."""
         if self._store.settle(event):
             return False
-        self._put_off(part, event.version)
+        self._put_off(part.turns, event.version)
         return True
 
-    def _put_off(self, part: Part, version: int) -> None:
-        """Let a part wait for whoever has its event's row, unless the event stands still."""
+    def _put_off(self, turns: list[Turn], version: int) -> None:
+        """Let turns wait for whoever has the rows, unless it stands still at a version."""
         now = time.monotonic()
-        for turn in part.turns:
+        for turn in turns:
             if turn.locked is None or turn.locked[0] != version:
                 turn.locked = version, now
             elif now - turn.locked[1] > limits.LOCK_PATIENCE:
