@@ -8,5 +8,5 @@
 --                      has the event's row, or a reservation that changes: stuck_ids
 --                      are those reservations of the batch.
 -- No row for one:      not written, because it is not as supposed.
-SELECT event_id, seen_version, written, at, stuck_ids
+SELECT event_id, seen_version, written, at, stuck_ids::text[]
 FROM write_batch(%(batch_id)s, %(parts)s);

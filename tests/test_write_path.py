@@ -1152,6 +1152,14 @@ def test_a_locked_reservation_holds_up_its_own_change_alone(dsn, write_path, oth
     assert [first.outcome.reservation.version, third.outcome.reservation.version] == [2, 4]
 
 
+def test_a_locked_event_beside_a_change_of_a_reservation_waits(write_path, others, row_lock):
+    write_path.submit("beta", taken := reserve(1, event_id="beta"))
+    with row_lock("alpha"):
+        cancel = ("beta", Cancel(taken.reservation_id))
+        locked, cancelled = over_events(write_path, [*reserves(("alpha", 1)), cancel])
+    assert (locked.status, cancelled.status) == (503, 200)
+
+
 def test_a_locked_hold_that_has_expired_holds_up_no_other_event(dsn, write_path, others, sql):
     held = reserve(1, event_id="alpha", hold_seconds=60)
     write_path.submit("alpha", held)

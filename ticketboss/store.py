@@ -188,7 +188,9 @@ class Store:
                 raise KeyUsed from conflict
             raise
         return {
-            event_id: Written(at, version) if written else Locked(version, _uuids(stuck))
+            event_id: Written(at, version)
+            if written
+            else Locked(version, frozenset(map(UUID, stuck or ())))
             for event_id, version, written, at, stuck in rows
         }
 
@@ -311,10 +313,6 @@ def _page(rows: list[tuple], item: Callable) -> Page | None:
     if not rows:
         return None
     return Page(rows[0][0], [item(*row[1:]) for row in rows if row[1] is not None])
-
-
-def _uuids(array: str | None) -> frozenset[UUID]:
-    return frozenset(map(UUID, array.strip("{}").split(","))) if array else frozenset()
 
 
 def _reservation(row: tuple) -> Reservation:
