@@ -1,0 +1,147 @@
+"""Everything at once, over connections that break: what is answered is what was written."""
+
+import random
+import threading
+import time
+from collections import Counter, defaultdict
+from contextlib import ExitStack
+from typing import NamedTuple
+from uuid import uuid4
+
+import pytest
+from proxy import POINTS, Proxy, is_exchange, is_lookup, is_write
+
+from ticketboss.changes import Cancel, Confirm, Edit, Extend, Look, Reduce, Reserve
+from ticketboss.database import Database
+from ticketboss.errors import TicketBossError, Unavailable
+from ticketboss.store import Store
+from ticketboss.write_path import WritePath
+
+SECONDS = 5
+SEATS = 12
+EVENTS = ("alpha", "beta", "gamma", "delta")
+
+
+class Call(NamedTuple):
+    event_id: str
+    change: object
+    outcome: object = None
+    failure: BaseException | None = None
+
+
+class Storm:
+    """Some clients of several processes, each doing what comes to its mind."""
+
+    def __init__(self):
+        self.calls: list[Call] = []
+        self.reserved: list[tuple] = [(uuid4(), EVENTS[0])]
+        self.ends = time.monotonic() + SECONDS
+
+    def client(self, path: WritePath, seed: int) -> None:
+        chance = random.Random(seed)
+        while time.monotonic() < self.ends:
+            event_id, change = self.something(chance)
+            try:
+                outcome = path.submit(event_id, change)
+            except BaseException as failure:
+                self.calls.append(Call(event_id, change, failure=failure))
+                continue
+            self.calls.append(Call(event_id, change, outcome))
+            if isinstance(change, Reserve):
+                self.reserved.append((outcome.reservation.reservation_id, event_id))
+
+    def something(self, chance: random.Random) -> tuple:
+        event_id = chance.choice(EVENTS)
+        if chance.random() < 0.5:
+            key = chance.choice([None, f"key-{chance.randrange(60)}"])
+            hold_seconds = chance.choice([None, None, 1])
+            seats = chance.randint(1, 4)
+            return event_id, Reserve(uuid4(), event_id, "abc", seats, hold_seconds, key)
+        reservation_id, of_event = chance.choice(self.reserved[-40:])
+        kinds = {
+            Cancel: (10, lambda: Cancel(reservation_id)),
+            Confirm: (2, lambda: Confirm(reservation_id)),
+            Reduce: (2, lambda: Reduce(reservation_id, 1)),
+            Extend: (1, lambda: Extend(reservation_id, 2)),
+            Edit: (1, lambda: Edit({"total_seats": chance.randint(10, 14)})),
+            Look: (1, Look),
+        }
+        weights, makes = zip(*kinds.values(), strict=True)
+        # Sometimes the event is guessed wrong, as by the mark in an id.
+        event_id = chance.choice([of_event] * 9 + [event_id])
+        return event_id, chance.choices(makes, weights)[0]()
+
+    def breaker(self, proxy: Proxy, seed: int) -> None:
+        chance = random.Random(seed)
+        while time.monotonic() < self.ends:
+            which = chance.choice([is_write, is_write, is_lookup, is_exchange])
+            proxy.fault(chance.choice(POINTS), which).reached.wait(0.5)
+            time.sleep(chance.uniform(0.02, 0.5))
+
+
+@pytest.fixture
+def storm(dsn, sql):
+    """Let it rage over two processes; give what was called when all are answered."""
+    for event_id in EVENTS:
+        Store(Database(dsn, 1)).create_event(event_id, "Event", SEATS)
+    storm = Storm()
+    with ExitStack() as stack:
+        proxies = [stack.enter_context(Proxy(dsn)) for _ in range(2)]
+        databases = [Database(proxy.dsn, size=4) for proxy in proxies]
+        paths = [WritePath(Store(database)) for database in databases]
+        work = [(storm.client, paths[n % 2], n) for n in range(12)]
+        work += [(storm.breaker, proxy, n) for n, proxy in enumerate(proxies)]
+        threads = [threading.Thread(target=do, args=args, daemon=True) for do, *args in work]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(SECONDS + 10)
+            assert not thread.is_alive(), "a request waits in vain"
+        for database in databases:
+            database.close()
+    # A transaction whose client is gone may still be under way.
+    others = "SELECT count(*) FROM pg_stat_activity WHERE state <> 'idle' AND datname IS NOT NULL"
+    deadline = time.monotonic() + 10
+    while sql(others) != [(1,)] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return storm.calls
+
+
+def test_what_is_answered_in_a_storm_is_what_was_written(storm, sql, verify):
+    changes = defaultdict(list)
+    for row in sql("SELECT reservation_id, event_id, version, type, batch_id FROM ledger"):
+        changes[row[0]].append(row[1:])
+    wrong = []
+    keyed = defaultdict(set)
+    cancelled = Counter()
+    for call in storm:
+        change, failure = call.change, call.failure
+        if isinstance(failure, Unavailable):
+            continue  # it may have been made or not
+        refused = isinstance(failure, TicketBossError) and type(failure) is not TicketBossError
+        if failure is not None and not refused:
+            wrong.append(("failed", call))
+        if isinstance(change, Reserve):
+            if failure is not None:
+                if str(change.reservation_id) in changes:
+                    wrong.append(("refused, but written", call))
+                continue
+            made = call.outcome.reservation
+            written = changes[str(made.reservation_id)]
+            if (call.event_id, made.version) not in [row[:2] for row in written]:
+                wrong.append(("acknowledged, but not written", call))
+            if change.idempotency_key is not None:
+                keyed[change.idempotency_key].add(made.reservation_id)
+        if isinstance(change, Cancel) and failure is None:
+            cancelled[str(change.reservation_id)] += 1
+    wrong += [("one key, two reservations", key) for key, ids in keyed.items() if len(ids) > 1]
+    for reservation_id, times in cancelled.items():
+        types = [row[2] for row in changes[reservation_id]]
+        if times > 1 or types.count("cancelled") != 1:
+            wrong.append(("cancelled, but not once", reservation_id, times, types))
+    assert wrong == []
+    kinds = Counter(type(call.change) for call in storm if call.failure is None)
+    assert all(kinds[kind] for kind in (Reserve, Cancel, Confirm, Edit, Look)), kinds
+    assert any(isinstance(call.failure, Unavailable) for call in storm), "nothing was broken"
+    status, output = verify()
+    assert status == 0, output
