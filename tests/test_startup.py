@@ -16,8 +16,9 @@ import pytest
 from psycopg2.extensions import make_dsn
 from serving import ROOT, Server, connect, free_port, postgresql, run_sql
 
-from ticketboss import migrations
+from ticketboss import embedded, migrations
 from ticketboss.database import statement
+from ticketboss.embedded import EmbeddedError
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.gunicorn_conf"]
 VERIFY = [sys.executable, "-m", "flask", "--app", "wsgi", "verify"]
@@ -241,3 +242,13 @@ def test_an_interrupted_first_start_leaves_nothing_that_the_next_one_trips_on(
         answer = http.post("/api/v1/reservations", {"partnerId": "abc-corp", "seats": 1})
         assert answer.status == 201
         assert server.stop() == 0
+
+
+def test_why_there_is_no_database_is_told_and_not_what_is_cleaned_up(tmp_path, monkeypatch):
+    broken = tmp_path / "initdb"
+    broken.write_text("#!/bin/sh\necho 'x FATAL:  no room'\necho 'initdb: removing data'\nexit 1\n")
+    broken.chmod(0o755)
+    tmp_path.chmod(0o755)
+    monkeypatch.setattr(embedded, "programs", lambda: tmp_path)
+    with pytest.raises(EmbeddedError, match="initdb failed: x FATAL:  no room$"):
+        embedded.Server(tmp_path / "data").join()

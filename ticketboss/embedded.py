@@ -191,7 +191,10 @@ class Server:
             process.wait()
             raise
         if check and process.returncode != 0:
-            reason = (output.strip().splitlines() or ["no reason given"])[-1]
+            lines = output.strip().splitlines() or ["no reason given"]
+            # What comes last is often only what initdb cleans up.
+            told = (line for line in lines if "FATAL:" in line or "error:" in line)
+            reason = next(told, lines[-1])
             if program == "pg_ctl":  # it says "Examine the log output."
                 reason += f" ({cluster / 'server.log'})"
             raise EmbeddedError(f"the embedded PostgreSQL's {program} failed: {reason}")
