@@ -170,14 +170,18 @@ def rival(dsn):
 
 @pytest.fixture
 def row_lock(dsn):
-    """Give a context in which nobody else can write the default event's row."""
+    """Give a context in which nobody else can write a row, by default the default event's."""
 
     @contextlib.contextmanager
-    def hold(event_id=EVENT):
+    def hold(event_id=EVENT, reservation_id=None):
         with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
             cursor.execute("BEGIN")
-            cursor.execute("SELECT FROM events WHERE event_id = %s FOR UPDATE", [event_id])
-            yield
+            if reservation_id is None:
+                cursor.execute("SELECT FROM events WHERE event_id = %s FOR UPDATE", [event_id])
+            else:
+                lock = "SELECT FROM reservations WHERE reservation_id = %s FOR UPDATE"
+                cursor.execute(lock, [str(reservation_id)])
+            yield lambda: cursor.execute("ROLLBACK")
             cursor.execute("ROLLBACK")
 
     return hold
@@ -1131,16 +1135,13 @@ def test_an_overload_of_one_event_does_not_fail_another(dsn, others, row_lock):
 
 
 @pytest.mark.parametrize("released", [False, True])
-def test_a_locked_reservation_holds_up_its_own_change_alone(dsn, write_path, others, released):
+def test_a_locked_reservation_holds_up_its_own_change_alone(write_path, others, row_lock, released):
     write_path.submit("alpha", locked := reserve(1, event_id="alpha"))
-    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        lock = "SELECT FROM reservations WHERE reservation_id = %s FOR UPDATE"
-        cursor.execute(lock, [str(locked.reservation_id)])
+    with row_lock(reservation_id=locked.reservation_id) as release:
         cancel = ("alpha", Cancel(locked.reservation_id))
         started = time.monotonic()
         if released:
-            threading.Timer(0.2, cursor.execute, ["ROLLBACK"]).start()
+            threading.Timer(0.2, release).start()
         before = reserves(("alpha", 1), ("alpha", 1))
         after = reserves(("alpha", 1), ("beta", 1))
         first, second, stuck, third, other = over_events(write_path, [*before, cancel, *after])
@@ -1160,18 +1161,14 @@ def test_a_locked_event_beside_a_change_of_a_reservation_waits(write_path, other
     assert (locked.status, cancelled.status) == (503, 200)
 
 
-def test_a_locked_hold_that_has_expired_holds_up_no_other_event(dsn, write_path, others, sql):
+def test_a_locked_hold_that_has_expired_holds_up_no_other_event(write_path, others, row_lock, sql):
     held = reserve(1, event_id="alpha", hold_seconds=60)
     write_path.submit("alpha", held)
     sql("UPDATE reservations SET expires_at = now() WHERE status = 'held'")
-    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
-        cursor.execute("BEGIN")
-        lock = "SELECT FROM reservations WHERE reservation_id = %s FOR UPDATE"
-        cursor.execute(lock, [str(held.reservation_id)])
+    with row_lock(reservation_id=held.reservation_id):
         stuck, other = over_events(write_path, reserves(("alpha", 1), ("beta", 1)))
         assert (stuck.status, other.status) == (503, 200)
         assert other.ended < stuck.ended - limits.LOCK_PATIENCE / 2
-        cursor.execute("ROLLBACK")
     assert write_path.submit("alpha", reserve(5, event_id="alpha")).reservation.seats == 5
 
 
@@ -1226,6 +1223,24 @@ def test_a_wrong_mark_ties_a_cancel_to_no_trouble_of_the_other_event(write_path,
         waits, cancel = over_events(write_path, [*reserves(("alpha", 1)), wrong])
     assert (waits.status, cancel.status) == (503, 404)
     assert cancel.ended < waits.ended - limits.LOCK_PATIENCE / 2
+
+
+class Piecemeal(Store):
+    """A store that takes one event at a time, and takes its time for it."""
+
+    def write(self, plans, batch_id):
+        if len(plans) > 1:
+            raise Unavailable
+        time.sleep(0.25)
+        return super().write(plans, batch_id)
+
+
+def test_no_event_is_refused_because_others_were_slow(dsn, others):
+    database = Database(dsn, size=4)
+    wanted = reserves(*((event_id, 1) for event_id in OTHERS))
+    requests = over_events(WritePath(Piecemeal(database)), wanted)
+    assert [request.status for request in requests] == [200] * len(OTHERS)
+    database.close()
 
 
 def test_a_locked_table_is_waited_for_once_whatever_the_events(dsn, sql):

@@ -25,9 +25,9 @@ FRESH_SILENCE = 1.0
 STATEMENT_TIMEOUT_MS = 500
 LOCK_TIMEOUT_MS = 200
 
-# How long the events of a batch that the database does not take as a whole may
-# be served one by one: as long as it takes to see two of them fail.
-PIECES_PATIENCE = 2 * LOCK_TIMEOUT_MS / 1000
+# A batch that fails as a whole is served event by event. If the database does not
+# take so many of them in time, it is not about them: the rest is told so at once.
+PIECES_UNAVAILABLE = 2
 
 # How long a change waits for somebody else who keeps its event's row locked, if the
 # event stands still meanwhile: as long as the other's commit may take.

@@ -185,12 +185,14 @@ class WritePath:
         self._line: deque[Turn] = deque()
         self._led = False
         # For the leader alone: the events that were not as supposed when they were last
-        # served, before this batch and in it; how long to pause before the next; and how
-        # many in a row lost to rivals as a whole.
+        # served, before this batch and in it; how long to pause before the next; how many
+        # in a row lost to rivals as a whole; and how many pieces of one the database did
+        # not take in time.
         self._doubtful_before: set[str] = set()
         self._doubtful: set[str] = set()
         self._pause = 0.0
         self._conflicts = 0
+        self._unavailable = 0
 
     def submit(self, event_id: str, change):
         """Make a change and return its outcome; what it changed is durable by then.
@@ -330,6 +332,7 @@ class WritePath:
             return True
         except (Unavailable, Overloaded) as failure:
             if len(events) == 1 or self._store.database.silent or isinstance(failure, Overloaded):
+                self._unavailable += 1
                 _fail(turns, failure)
                 return True
         except Rejected as rejection:
@@ -340,9 +343,9 @@ class WritePath:
             return delayed
         # What is wrong with one of the events is to fail no other.
         delayed = False
-        end = time.monotonic() + limits.PIECES_PATIENCE
+        self._unavailable = 0
         for piece in events.values():
-            if time.monotonic() > end:
+            if self._unavailable >= limits.PIECES_UNAVAILABLE:
                 _fail(piece, Unavailable())
             elif not self._store.database.silent:
                 delayed = self._serve(piece) or delayed
