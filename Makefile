@@ -14,11 +14,11 @@ help: ## Show this help
 
 .PHONY: run
 run: $(VENV)/run ## Serve on http://127.0.0.1:8080, with a PostgreSQL of its own
-	@exec $(BIN)/python -m gunicorn -c python:ticketboss.gunicorn_conf
+	@exec $(BIN)/python -m gunicorn -c python:ticketboss.serving.gunicorn_conf
 
 .PHONY: dev
 dev: $(VENV)/run ## Serve with readable logs, and start anew on every change
-	@exec $(BIN)/python -m ticketboss.development
+	@exec $(BIN)/python -m ticketboss.serving.development
 
 .PHONY: test
 test: $(VENV)/test ## Run the tests, on a PostgreSQL of their own

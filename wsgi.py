@@ -1,4 +1,4 @@
-"""The WSGI entry point: ``gunicorn -c python:ticketboss.gunicorn_conf wsgi:app``."""
+"""The WSGI entry point: ``gunicorn -c python:ticketboss.serving.gunicorn_conf wsgi:app``."""
 
 from ticketboss import create_app
 

@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ticketboss import database, embedded
 from ticketboss.config import Config
+from ticketboss.data import database
+from ticketboss.serving import embedded
 
 ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "an-admin-key-for-tests"
@@ -99,7 +100,7 @@ class Server:
 
     def start(self, wait: bool = True) -> "Server":
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.gunicorn_conf"],
+            [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"],
             cwd=ROOT,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -160,7 +161,7 @@ def free_port() -> int:
 def connect(dsn: str):
     """Return a psycopg2 connection that never gives up waiting, in autocommit mode.
 
-    Importing ticketboss.database has set its wait callback for the whole
+    Importing ticketboss.data.database has set its wait callback for the whole
     process, so a plain psycopg2.connect() would not work here.
     """
     connection = database._Connection(dsn, deadline=float("inf"))

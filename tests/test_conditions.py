@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from serving import ADMIN
 
-from ticketboss.changes import Look
+from ticketboss.rules.changes import Look
 
 RESERVATIONS = "/api/v1/reservations"
 EVENT = "/api/v1/events/node-meetup-2025"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ticketboss import startup
 from ticketboss.config import Config, ConfigurationError, load
+from ticketboss.serving import startup
 
 PASSWORD = "correct-horse-battery"
 URL = f"postgresql://ticketboss:{PASSWORD}@db.example:5432/ticketboss"

@@ -24,10 +24,12 @@ from proxy import (
 )
 from serving import Server, postgresql, run_sql
 
-from ticketboss import create_app, embedded, ledger
-from ticketboss.changes import Change
+from ticketboss import create_app
 from ticketboss.config import Config
-from ticketboss.database import Database
+from ticketboss.data.database import Database
+from ticketboss.data.verify import replay_ledgers
+from ticketboss.rules.changes import Change
+from ticketboss.serving import embedded
 
 SECONDS = 10
 EVENT = "node-meetup-2025"
@@ -38,7 +40,7 @@ ONE_SEAT = {"partnerId": "abc-corp", "seats": 1}
 
 def disagreements(dsn: str) -> list:
     """Return what `flask verify` would complain about."""
-    return [(event, found) for event, _, found in ledger.verify(Database(dsn, 1)) if found]
+    return [(event, found) for event, _, found in replay_ledgers(Database(dsn, 1)) if found]
 
 
 def wait_until(condition, seconds: float = SECONDS) -> None:

@@ -9,9 +9,10 @@ import pytest
 from serving import ADMIN
 from test_conditions import eventually, one_batch
 
-from ticketboss import create_app, limits, settled
-from ticketboss.changes import Change, Confirm, Extend, Reduce
+from ticketboss import create_app
 from ticketboss.config import Config
+from ticketboss.rules import limits
+from ticketboss.rules.changes import Change, Confirm, Extend, Reduce
 
 RESERVATIONS = "/api/v1/reservations"
 EVENTS = "/api/v1/events"
@@ -477,7 +478,7 @@ def test_a_page_shows_no_hold_past_its_end_that_expired_while_it_was_settled(
         return store.list_reservations("node-meetup-2025", None, None, 0, 10)
 
     with application.app_context():
-        items = settled.page("node-meetup-2025", read)
+        items = reads.page("node-meetup-2025", read)
     assert [item.status for item in items] == ["expired", "expired"]
 
 

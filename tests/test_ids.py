@@ -6,7 +6,7 @@ from uuid import RFC_4122, UUID
 
 import pytest
 
-from ticketboss.ids import MARKS, ReservationIds
+from ticketboss.rules.ids import MARKS, ReservationIds
 
 
 def test_an_id_is_a_uuid_of_version_7():

@@ -49,7 +49,7 @@ def pip(python: str, *arguments: str) -> None:
 def test_the_wheel_holds_the_code_and_every_statement(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if name.startswith("ticketboss/")}
-    code = {f"ticketboss/{file.name}" for file in (ROOT / "ticketboss").glob("*.py")}
+    code = {str(file.relative_to(ROOT)) for file in (ROOT / "ticketboss").rglob("*.py")}
     sql = {
         f"ticketboss/sql/{file.relative_to(ROOT / 'sql')}"
         for file in (ROOT / "sql").rglob("*")
@@ -77,7 +77,7 @@ def test_an_installation_needs_four_packages_and_caps_each(installed):
 
 
 def test_an_installation_serves_from_an_empty_folder(installed, dsn, tmp_path):
-    command = [installed / "gunicorn", "-c", "python:ticketboss.gunicorn_conf"]
+    command = [installed / "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"]
     server = Server(dsn)
     server.process = subprocess.Popen(
         command,
@@ -105,7 +105,7 @@ def test_an_installation_without_a_database_says_what_is_missing(installed, tmp_
         "PORT": str(free_port()),
     }
     for command in (
-        [installed / "gunicorn", "-c", "python:ticketboss.gunicorn_conf"],
+        [installed / "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"],
         [installed / "flask", "--app", "ticketboss", "verify"],
     ):
         done = subprocess.run(

@@ -18,8 +18,8 @@ from urllib.parse import unquote
 import pytest
 from serving import ROOT, Server, connect
 
-from ticketboss import limits
-from ticketboss.embedded import Server as EmbeddedServer
+from ticketboss.rules import limits
+from ticketboss.serving.embedded import Server as EmbeddedServer
 
 RESERVATIONS = "/api/v1/reservations"
 THREE_SEATS = {"partnerId": "abc-corp", "seats": 3}
@@ -355,7 +355,7 @@ def test_the_embedded_database_runs_for_an_ordinary_user(folder):
     else:
         pytest.skip("the user nobody cannot read the Python or the packages of this environment")
     os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-    command = [python, "-c", gunicorn, "-c", "python:ticketboss.gunicorn_conf"]
+    command = [python, "-c", gunicorn, "-c", "python:ticketboss.serving.gunicorn_conf"]
     environment = {"DATABASE_URL": "", "TICKETBOSS_DATA": str(folder / "data")}
     with start(command, ROOT, environment, **account) as server:
         server.wait_until_it_answers()
@@ -372,7 +372,7 @@ def test_the_development_server_starts_anew_on_a_change_and_stops_its_database(f
     shutil.copytree(ROOT / "ticketboss", code)
     # Inside the package, as in a wheel: an editable install would find the checkout's.
     shutil.copytree(ROOT / "sql", code / "sql")
-    command = [sys.executable, "-m", "ticketboss.development"]
+    command = [sys.executable, "-m", "ticketboss.serving.development"]
     environment = {"DATABASE_URL": "", "TICKETBOSS_DATA": str(folder / "data")}
     with start(command, folder, environment) as server:
 
@@ -388,7 +388,7 @@ def test_the_development_server_starts_anew_on_a_change_and_stops_its_database(f
         assert reserve(server) == 201
         assert " method=POST path=/api/v1/reservations status=201 " in server.output()
         if number == signal.SIGTERM:  # once is enough
-            health = code / "health.py"
+            health = code / "web/health.py"
             text = health.read_text()
             health.write_text(text.replace("TicketBoss is alive", "Changed"))
             assert wait_for(lambda: serves(2)), server.output()

@@ -9,9 +9,9 @@ import psycopg2
 import pytest
 from serving import ADMIN_KEY, connect, run_sql
 
-from ticketboss.changes import Cancel, Plan, Reserve
-from ticketboss.database import Database, statement, without_comments
-from ticketboss.store import Store, Written
+from ticketboss.data.database import Database, statement, without_comments
+from ticketboss.data.store import Store, Written
+from ticketboss.rules.changes import Cancel, Plan, Reserve
 
 FILES = sorted(
     file.name.removesuffix(".sql")

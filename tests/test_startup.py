@@ -16,11 +16,12 @@ import pytest
 from psycopg2.extensions import make_dsn
 from serving import ROOT, Server, connect, free_port, postgresql, run_sql
 
-from ticketboss import embedded, migrations
-from ticketboss.database import statement
-from ticketboss.embedded import EmbeddedError
+from ticketboss.data import migrations
+from ticketboss.data.database import statement
+from ticketboss.serving import embedded
+from ticketboss.serving.embedded import EmbeddedError
 
-GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.gunicorn_conf"]
+GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"]
 VERIFY = [sys.executable, "-m", "flask", "--app", "wsgi", "verify"]
 
 

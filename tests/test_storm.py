@@ -11,11 +11,11 @@ from uuid import uuid4
 import pytest
 from proxy import POINTS, Proxy, is_exchange, is_lookup, is_write
 
-from ticketboss.changes import Cancel, Confirm, Edit, Extend, Look, Reduce, Reserve
-from ticketboss.database import Database
-from ticketboss.errors import TicketBossError, Unavailable
-from ticketboss.store import Store
-from ticketboss.write_path import WritePath
+from ticketboss.data.database import Database
+from ticketboss.data.store import Store
+from ticketboss.rules.changes import Cancel, Confirm, Edit, Extend, Look, Reduce, Reserve
+from ticketboss.rules.errors import TicketBossError, Unavailable
+from ticketboss.selling.write_path import WritePath
 
 SECONDS = 5
 SEATS = 12

@@ -9,8 +9,10 @@ import psycopg2
 import pytest
 from serving import connect
 
-from ticketboss import limits
-from ticketboss.changes import (
+from ticketboss.data.database import ConnectionLost, Database, Rejected
+from ticketboss.data.store import Store, Written
+from ticketboss.rules import limits
+from ticketboss.rules.changes import (
     ANY_VERSION,
     Cancel,
     Confirm,
@@ -22,10 +24,8 @@ from ticketboss.changes import (
     Reduce,
     Reserve,
 )
-from ticketboss.database import ConnectionLost, Database, Rejected
-from ticketboss.errors import Contention, Overloaded, TicketBossError, Unavailable
-from ticketboss.store import Store, Written
-from ticketboss.write_path import Turn, WritePath
+from ticketboss.rules.errors import Contention, Overloaded, TicketBossError, Unavailable
+from ticketboss.selling.write_path import Turn, WritePath
 
 EVENT = "node-meetup-2025"
 BODY = {"partnerId": "abc-corp", "seats": 1}

@@ -2,12 +2,15 @@
 
 from flask import Flask
 
-from ticketboss import answers, cli, events, health, limits, logs, reservations, startup
+from ticketboss import cli, logs
 from ticketboss.config import Config
-from ticketboss.database import Database
-from ticketboss.ids import ReservationIds
-from ticketboss.store import Store
-from ticketboss.write_path import WritePath
+from ticketboss.data.database import Database
+from ticketboss.data.store import Store
+from ticketboss.rules import limits
+from ticketboss.rules.ids import ReservationIds
+from ticketboss.selling.write_path import WritePath
+from ticketboss.serving import startup
+from ticketboss.web import events, health, reservations, responses
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -31,7 +34,7 @@ def create_app(config: Config | None = None) -> Flask:
         "write_path": WritePath(store),
     }
 
-    answers.register(app)
+    responses.register(app)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(reservations.blueprint)
     app.register_blueprint(events.blueprint)

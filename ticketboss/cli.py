@@ -6,12 +6,13 @@ import click
 from flask import Flask
 from flask.cli import AppGroup, with_appcontext
 
-from ticketboss import ledger, schemas, settled
-from ticketboss.changes import Edit
-from ticketboss.current import store, write_path
-from ticketboss.database import Conflict, ConnectionLost, Rejected
-from ticketboss.errors import EventExists, TicketBossError
-from ticketboss.model import Event
+from ticketboss.data.database import Conflict, ConnectionLost, Rejected
+from ticketboss.data.verify import SHOWN, replay_ledgers
+from ticketboss.rules.changes import Edit
+from ticketboss.rules.errors import EventExists, TicketBossError
+from ticketboss.rules.model import Event
+from ticketboss.web import reads, schemas
+from ticketboss.web.current import store, write_path
 
 
 def register(app: Flask) -> None:
@@ -40,11 +41,11 @@ class Refusals(click.Command):
 def verify():
     """Replay the ledger of every event; exit 1 if anything disagrees."""
     disagrees = False
-    for event_id, version, differences in ledger.verify(store.database):
+    for event_id, version, differences in replay_ledgers(store.database):
         disagrees = disagrees or bool(differences)
         result = f"{len(differences)} differences" if differences else "ok"
         click.echo(f"{event_id}: {version} changes, {result}")
-        for difference in differences[: ledger.SHOWN]:
+        for difference in differences[:SHOWN]:
             click.echo(f"  {difference}")
     if disagrees:
         raise SystemExit(1)
@@ -69,10 +70,10 @@ def _options(function):
 @_options
 def create(event_id: str, **options):
     """Create an event."""
-    members = schemas.CreateEventRequest().read({"eventId": event_id, **_given(options)})
+    members = schemas.CreateEventRequest().read(_given({"event_id": event_id, **options}))
     if not store.create_event(**members):
         raise EventExists
-    _table([settled.event(event_id)])
+    _table([reads.event(event_id)])
 
 
 @events.command("list", cls=Refusals)
@@ -80,7 +81,7 @@ def index():
     """List all events."""
     found, after = [], ""
     while page := store.list_events(after, limit=100):
-        found += settled.settle_all(page)
+        found += reads.settle_all(page)
         after = page[-1].event_id
     _table(found)
 
@@ -89,7 +90,7 @@ def index():
 @click.argument("event_id")
 def show(event_id: str):
     """Show one event."""
-    _table([settled.event(event_id)])
+    _table([reads.event(event_id)])
 
 
 @events.command(cls=Refusals)

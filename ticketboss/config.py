@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ticketboss import database, limits
+from ticketboss.data import database
+from ticketboss.rules.model import EVENT_ID
 
-# Not . or .., which clients take out of an address (RFC 3986, section 5.2.4).
-EVENT_ID = re.compile(rf"(?!\.{{1,2}}\Z)[a-z0-9._-]{{1,{limits.EVENT_ID_LENGTH}}}\Z")
 HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
 
 
@@ -19,7 +18,7 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """What the operator decides; everything else is in ticketboss.limits."""
+    """What the operator decides; everything else is in ticketboss.rules.limits."""
 
     database_url: str | None = None  # None: the embedded PostgreSQL
     data: Path = Path(".data")

@@ -1,1 +1,1 @@
-"""Numbered, forward-only changes to the schema, applied by ticketboss.migrations."""
+"""Numbered, forward-only changes to the schema, applied by ticketboss.data.migrations."""

@@ -23,9 +23,9 @@ import psycopg2
 from tests.benchmark import machine, measures, picture, report
 from tests.benchmark.ground import Ground, Service, ground
 from tests.benchmark.load import CannotMeasure, Pgbench, Wrk
-from ticketboss import ledger
-from ticketboss.database import Conflict, ConnectionLost, Rejected
-from ticketboss.errors import TicketBossError
+from ticketboss.data.database import Conflict, ConnectionLost, Rejected
+from ticketboss.data.verify import replay_ledgers
+from ticketboss.rules.errors import TicketBossError
 
 HERE = Path(__file__).parent
 DEFAULT_SECONDS = 2
@@ -142,7 +142,7 @@ def _facts(base: Ground, settings: dict, seconds: int) -> dict:
 def _verify(base: Ground) -> str:
     """Replay the ledger of this run's events; return a sentence, or raise CannotMeasure."""
     changes = 0
-    for event_id, version, differences in ledger.verify(base.store.database):
+    for event_id, version, differences in replay_ledgers(base.store.database):
         if event_id.startswith(base.prefix):
             changes += version
             if differences:

@@ -7,11 +7,12 @@ from collections import Counter
 
 from flask import Flask, g, jsonify
 
-from ticketboss import create_app, reservations
-from ticketboss.bodies import read_object
-from ticketboss.current import ids
-from ticketboss.database import Conflict
-from ticketboss.store import Written
+from ticketboss import create_app
+from ticketboss.data.database import Conflict
+from ticketboss.data.store import Written
+from ticketboss.web import reservations
+from ticketboss.web.bodies import read_object
+from ticketboss.web.current import ids
 
 # Seconds between two waits for the interpreter lock.
 PROBE_INTERVAL = 0.02

@@ -16,11 +16,11 @@ from psycopg2 import extensions
 from tests import serving
 from tests.benchmark import machine
 from tests.benchmark.load import CannotMeasure
-from ticketboss import startup
 from ticketboss.config import Config
-from ticketboss.database import Database
-from ticketboss.embedded import EmbeddedError
-from ticketboss.store import Store
+from ticketboss.data.database import Database
+from ticketboss.data.store import Store
+from ticketboss.serving import startup
+from ticketboss.serving.embedded import EmbeddedError
 
 SEATS = 10_000_000
 # Settings without which an acknowledged reservation could be lost, and the numbers mean nothing.
@@ -168,7 +168,7 @@ class Service(serving.Server):
                 "-m",
                 "gunicorn",
                 "-c",
-                "python:ticketboss.gunicorn_conf",
+                "python:ticketboss.serving.gunicorn_conf",
                 "tests.benchmark.application:application()",
             ],
             cwd=serving.ROOT,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from psycopg2 import extensions
 
-from ticketboss import embedded
+from ticketboss.serving import embedded
 
 SCRIPT = Path(__file__).with_name("load.lua")
 # An answer that takes longer than this counts as none.

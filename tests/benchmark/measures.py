@@ -18,11 +18,11 @@ import psycopg2
 
 from tests.benchmark.ground import Ground, Service
 from tests.benchmark.load import FORMS, CannotMeasure, Pgbench, Slice, Wrk
-from ticketboss.changes import Plan, Reserve
-from ticketboss.database import Conflict, Database
-from ticketboss.ids import ReservationIds
-from ticketboss.store import Store
-from ticketboss.write_path import WritePath
+from ticketboss.data.database import Conflict, Database
+from ticketboss.data.store import Store
+from ticketboss.rules.changes import Plan, Reserve
+from ticketboss.rules.ids import ReservationIds
+from ticketboss.selling.write_path import WritePath
 
 CONNECTIONS = (1, 8, 32, 128, 256)
 USUAL = 32

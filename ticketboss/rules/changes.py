@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from ticketboss import limits
-from ticketboss.errors import (
+from ticketboss.rules import limits
+from ticketboss.rules.errors import (
     AlreadyCancelled,
     CancelledBefore,
     CannotGrow,
@@ -26,7 +26,7 @@ from ticketboss.errors import (
     SalesClosed,
     SalesNotOpen,
 )
-from ticketboss.model import Event, LedgerEntry, Reservation
+from ticketboss.rules.model import Event, LedgerEntry, Reservation
 
 # Stands for the time of the transaction that will write the batch.
 NOW = object()

@@ -1,4 +1,4 @@
-"""Serve while the code changes: ``python -m ticketboss.development``, or ``make dev``."""
+"""Serve while the code changes: ``python -m ticketboss.serving.development``, or ``make dev``."""
 
 import contextlib
 import logging
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from werkzeug.serving import WSGIRequestHandler, is_running_from_reloader, run_simple
 
-from ticketboss import create_app, startup
+from ticketboss import create_app
+from ticketboss.serving import startup
 
-log = logging.getLogger("ticketboss.development")
+log = logging.getLogger("ticketboss.serving.development")
 
 
 class Handler(WSGIRequestHandler):
@@ -56,7 +57,7 @@ def main() -> None:
 
 def _files() -> dict[str, float]:
     """Return the files of the code and of the SQL, each with the time of its last change."""
-    folders = (Path(__file__).parent, Path(str(resources.files("ticketboss.sql"))))
+    folders = (Path(__file__).parent.parent, Path(str(resources.files("ticketboss.sql"))))
     files = [f for folder in folders for f in folder.rglob("*") if f.suffix in (".py", ".sql")]
     return {str(file): file.stat().st_mtime for file in files}
 

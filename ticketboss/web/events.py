@@ -7,14 +7,13 @@ from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, request
 
-from ticketboss import schemas, settled
-from ticketboss.bodies import read_object
-from ticketboss.changes import Edit
-from ticketboss.conditions import if_match, tagged
-from ticketboss.config import EVENT_ID
-from ticketboss.current import config, store, write_path
-from ticketboss.errors import EventExists, EventNotFound, Forbidden, InvalidRequest
-from ticketboss.model import Event
+from ticketboss.rules.changes import Edit
+from ticketboss.rules.errors import EventExists, EventNotFound, Forbidden, InvalidRequest
+from ticketboss.rules.model import EVENT_ID, Event
+from ticketboss.web import reads, schemas
+from ticketboss.web.bodies import read_object
+from ticketboss.web.conditions import if_match, tagged
+from ticketboss.web.current import config, store, write_path
 
 blueprint = Blueprint("events", __name__, url_prefix="/api/v1")
 
@@ -36,7 +35,7 @@ def show_default():
 @blueprint.get("/events/<event_id>")
 def show(event_id: str):
     """Show the event's summary."""
-    return _summary(settled.event(_known(event_id)))
+    return _summary(reads.event(_known(event_id)))
 
 
 @blueprint.post("/events")
@@ -46,7 +45,7 @@ def create():
     members = CREATE.read(read_object())
     if not store.create_event(**members):
         raise EventExists
-    response = _summary(settled.event(members["event_id"]))
+    response = _summary(reads.event(members["event_id"]))
     response.status_code = 201
     response.headers["Location"] = f"/api/v1/events/{members['event_id']}"
     return response
@@ -73,7 +72,7 @@ def index():
         if not EVENT_ID.match(after) or store.read_event(after) is None:
             raise _not_a_cursor()
     listed = store.list_events(after, query["limit"] + 1)
-    page = settled.settle_all(listed[: query["limit"]])
+    page = reads.settle_all(listed[: query["limit"]])
     more = len(listed) > len(page)
     return jsonify(
         items=[EVENT.dump(event) for event in page],
@@ -98,7 +97,7 @@ def reservations(event_id: str):
         ):
             raise _not_a_cursor()
         after = last.created_version
-    listed = settled.page(
+    listed = reads.page(
         event_id,
         lambda computed: store.list_reservations(
             event_id, query["partner_id"], query["status"], after, query["limit"] + 1, computed
@@ -117,7 +116,7 @@ def changes(event_id: str):
     """List an event's changes after a version, in the order of their commits."""
     _known(event_id)
     query = CHANGES.read(_query())
-    page = settled.page(
+    page = reads.page(
         event_id, lambda _: store.list_changes(event_id, query["after"], query["limit"])
     )
     last = page[-1].version if page else query["after"]

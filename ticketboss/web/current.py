@@ -4,9 +4,9 @@ from flask import current_app
 from werkzeug.local import LocalProxy
 
 from ticketboss.config import Config
-from ticketboss.ids import ReservationIds
-from ticketboss.store import Store
-from ticketboss.write_path import WritePath
+from ticketboss.data.store import Store
+from ticketboss.rules.ids import ReservationIds
+from ticketboss.selling.write_path import WritePath
 
 config: Config = LocalProxy(lambda: current_app.extensions["ticketboss"]["config"])
 ids: ReservationIds = LocalProxy(lambda: current_app.extensions["ticketboss"]["ids"])

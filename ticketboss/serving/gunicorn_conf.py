@@ -1,4 +1,4 @@
-"""How gunicorn serves TicketBoss: ``gunicorn -c python:ticketboss.gunicorn_conf``."""
+"""How gunicorn serves TicketBoss: ``gunicorn -c python:ticketboss.serving.gunicorn_conf``."""
 
 import errno
 import os
@@ -7,7 +7,9 @@ import socket
 import sys
 import time
 
-from ticketboss import limits, logs, startup
+from ticketboss import logs
+from ticketboss.rules import limits
+from ticketboss.serving import startup
 
 _config = startup.load_config()
 
@@ -19,7 +21,7 @@ bind = (
 )
 
 # Threads wait for the database side by side; processes use the cores.
-worker_class = "ticketboss.worker.Worker"
+worker_class = "ticketboss.serving.worker.Worker"
 workers = _config.workers
 threads = _config.threads
 worker_connections = 1000
@@ -40,7 +42,7 @@ limit_request_field_size = 4094
 # SCRIPT_NAME, which gunicorn believes of its neighbours, would change the address.
 forwarded_allow_ips = ""
 
-logger_class = "ticketboss.worker.Logger"
+logger_class = "ticketboss.serving.worker.Logger"
 logs.configure(_config.log_format)
 control_socket_disable = True
 

@@ -9,8 +9,8 @@ import json
 from flask import request
 from gunicorn.http.errors import ParseException
 
-from ticketboss import limits
-from ticketboss.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from ticketboss.rules import limits
+from ticketboss.rules.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 
 def _object(pairs: list[tuple]) -> dict:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
-from ticketboss.changes import Look
-from ticketboss.current import store, write_path
-from ticketboss.errors import Contention, EventNotFound, Overloaded, Unavailable
-from ticketboss.model import Event, Reservation
-from ticketboss.store import Page
+from ticketboss.data.store import Page
+from ticketboss.rules.changes import Look
+from ticketboss.rules.errors import Contention, EventNotFound, Overloaded, Unavailable
+from ticketboss.rules.model import Event, Reservation
+from ticketboss.web.current import store, write_path
 
 NOT_NOW = (Unavailable, Contention, Overloaded)
 

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
-from ticketboss import limits
+from ticketboss.rules import limits
 
 # PostgreSQL refuses to run as root; this account runs it then, and owns the data.
 SERVANT = "pgserver"

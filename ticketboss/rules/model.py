@@ -1,8 +1,14 @@
 """What the service speaks of: events and reservations, as the database holds them."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+
+from ticketboss.rules import limits
+
+# Not . or .., which clients take out of an address (RFC 3986, section 5.2.4).
+EVENT_ID = re.compile(rf"(?!\.{{1,2}}\Z)[a-z0-9._-]{{1,{limits.EVENT_ID_LENGTH}}}\Z")
 
 
 @dataclass(slots=True)

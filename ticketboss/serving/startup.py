@@ -4,13 +4,15 @@ import time
 from functools import cache
 
 from ticketboss import config as configuration
-from ticketboss import embedded, limits, migrations
 from ticketboss.config import Config, ConfigurationError
-from ticketboss.database import ConnectionLost, Database, Rejected
-from ticketboss.embedded import EmbeddedError
-from ticketboss.errors import Unavailable
-from ticketboss.migrations import MigrationError
-from ticketboss.store import Store
+from ticketboss.data import migrations
+from ticketboss.data.database import ConnectionLost, Database, Rejected
+from ticketboss.data.migrations import MigrationError
+from ticketboss.data.store import Store
+from ticketboss.rules import limits
+from ticketboss.rules.errors import Unavailable
+from ticketboss.serving import embedded
+from ticketboss.serving.embedded import EmbeddedError
 
 DEFAULT_EVENT_NAME = "Node.js Meet-up"
 DEFAULT_EVENT_SEATS = 500

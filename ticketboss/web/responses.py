@@ -8,8 +8,9 @@ import time
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from ticketboss import limits, schemas
-from ticketboss.errors import PayloadTooLarge, TicketBossError
+from ticketboss.rules import limits
+from ticketboss.rules.errors import PayloadTooLarge, TicketBossError
+from ticketboss.web import schemas
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 

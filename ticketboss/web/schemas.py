@@ -17,9 +17,9 @@ from marshmallow import (
     validates_schema,
 )
 
-from ticketboss import limits
-from ticketboss.config import EVENT_ID
-from ticketboss.errors import InvalidRequest
+from ticketboss.rules import limits
+from ticketboss.rules.errors import InvalidRequest
+from ticketboss.rules.model import EVENT_ID
 
 # RFC 3339, with the offset that makes it an instant.
 TIMESTAMP = re.compile(

@@ -17,8 +17,8 @@ from importlib import resources
 import psycopg2
 from psycopg2 import extensions
 
-from ticketboss import limits
-from ticketboss.errors import Overloaded, Unavailable
+from ticketboss.rules import limits
+from ticketboss.rules.errors import Overloaded, Unavailable
 
 # A message of several statements is one transaction (PostgreSQL manual,
 # "Multiple Statements in a Simple Query"): the settings hold for this message

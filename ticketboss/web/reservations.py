@@ -7,14 +7,14 @@ from uuid import UUID
 
 from flask import Blueprint, Response, g, request
 
-from ticketboss import limits, schemas, settled
-from ticketboss.bodies import read_object
-from ticketboss.changes import Cancel, Confirm, Extend, Outcome, Reduce, Reserve
-from ticketboss.conditions import if_match, tagged
-from ticketboss.config import EVENT_ID
-from ticketboss.current import config, ids, store, write_path
-from ticketboss.errors import Elsewhere, EventNotFound, InvalidRequest, ReservationNotFound
-from ticketboss.model import Reservation
+from ticketboss.rules import limits
+from ticketboss.rules.changes import Cancel, Confirm, Extend, Outcome, Reduce, Reserve
+from ticketboss.rules.errors import Elsewhere, EventNotFound, InvalidRequest, ReservationNotFound
+from ticketboss.rules.model import EVENT_ID, Reservation
+from ticketboss.web import reads, schemas
+from ticketboss.web.bodies import read_object
+from ticketboss.web.conditions import if_match, tagged
+from ticketboss.web.current import config, ids, store, write_path
 
 blueprint = Blueprint("reservations", __name__, url_prefix="/api/v1")
 
@@ -61,7 +61,7 @@ def reserve(event_id: str):
 @blueprint.get("/reservations/<reservation_id>")
 def show(reservation_id: str):
     """Show one reservation."""
-    reservation = _find(_uuid(reservation_id), settled.reservation)
+    reservation = _find(_uuid(reservation_id), reads.reservation)
     version = None if reservation.overdue else reservation.version
     return tagged(RESERVATION.dump(reservation), version)
 

@@ -2,8 +2,8 @@
 
 from flask import Response, jsonify, request
 
-from ticketboss.changes import ANY_VERSION, IfMatch
-from ticketboss.errors import PreconditionRequired
+from ticketboss.rules.changes import ANY_VERSION, IfMatch
+from ticketboss.rules.errors import PreconditionRequired
 
 
 def if_match(required: bool = False) -> IfMatch:

@@ -14,7 +14,7 @@ from pathlib import Path
 from gunicorn import glogging, util
 from gunicorn.workers.gthread import ThreadWorker
 
-from ticketboss import limits
+from ticketboss.rules import limits
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ticketboss.database import Database, statement
-from ticketboss.model import LedgerEntry
+from ticketboss.data.database import Database, statement
+from ticketboss.rules.model import LedgerEntry
 
 # What a reservation must be before each type of change: nothing yet, held or sold.
 BEFORE = {
@@ -81,7 +81,7 @@ class Replay:
             self.differences.append(f"{what}: stored {stored}, replayed {replayed}")
 
 
-def verify(database: Database) -> Iterator[tuple[str, int, list[str]]]:
+def replay_ledgers(database: Database) -> Iterator[tuple[str, int, list[str]]]:
     """Yield every event's id, version and what disagrees with its replayed ledger.
 
     All of it is read in one snapshot, so the service may go on selling. Raises

@@ -7,11 +7,11 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from ticketboss import limits
-from ticketboss.changes import NOW, Plan, Reserve
-from ticketboss.database import Conflict, Database, Rejected, statement
-from ticketboss.errors import TicketBossError
-from ticketboss.model import Event, LedgerEntry, Reservation
+from ticketboss.data.database import Conflict, Database, Rejected, statement
+from ticketboss.rules import limits
+from ticketboss.rules.changes import NOW, Plan, Reserve
+from ticketboss.rules.errors import TicketBossError
+from ticketboss.rules.model import Event, LedgerEntry, Reservation
 
 
 class Page(NamedTuple):

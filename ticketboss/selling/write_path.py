@@ -24,10 +24,11 @@ import time
 from collections import deque
 from uuid import UUID, uuid4
 
-from ticketboss import limits
-from ticketboss.changes import ANY_VERSION, NOW, Plan
-from ticketboss.database import Conflict, ConnectionLost, Rejected
-from ticketboss.errors import (
+from ticketboss.data.database import Conflict, ConnectionLost, Rejected
+from ticketboss.data.store import KeyUsed, Locked, Store, Written
+from ticketboss.rules import limits
+from ticketboss.rules.changes import ANY_VERSION, NOW, Plan
+from ticketboss.rules.errors import (
     Contention,
     Elsewhere,
     EventNotFound,
@@ -35,8 +36,7 @@ from ticketboss.errors import (
     TicketBossError,
     Unavailable,
 )
-from ticketboss.model import Event
-from ticketboss.store import KeyUsed, Locked, Store, Written
+from ticketboss.rules.model import Event
 
 log = logging.getLogger(__name__)
 

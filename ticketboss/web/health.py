@@ -2,8 +2,8 @@
 
 from flask import Blueprint, Response, jsonify
 
-from ticketboss import limits
-from ticketboss.current import store
+from ticketboss.rules import limits
+from ticketboss.web.current import store
 
 blueprint = Blueprint("health", __name__)
 

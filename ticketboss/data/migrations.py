@@ -4,7 +4,7 @@ import re
 from functools import cache
 from importlib import resources
 
-from ticketboss.database import Database, statement, without_comments
+from ticketboss.data.database import Database, statement, without_comments
 
 
 class MigrationError(Exception):

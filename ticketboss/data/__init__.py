@@ -1,0 +1,1 @@
+"""SQL: the database, its statements, its schema."""

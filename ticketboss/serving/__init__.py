@@ -1,0 +1,1 @@
+"""Processes: gunicorn, its worker, the start, the embedded PostgreSQL."""

@@ -1,0 +1,1 @@
+"""HTTP: what a request says, and what is answered."""
