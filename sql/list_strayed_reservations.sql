@@ -11,7 +11,7 @@ WITH last_change AS (
     WINDOW history AS (PARTITION BY reservation_id)
     ORDER BY reservation_id, version DESC
 )
-SELECT coalesce(last_change.reservation_id, stored.reservation_id)
+SELECT coalesce(last_change.reservation_id, stored.reservation_id) AS reservation_id
 FROM last_change
 FULL JOIN (
     SELECT reservation_id, partner_id, version, created_version, status, seats

@@ -11,6 +11,8 @@ from serving import ADMIN_KEY, Server, postgresql, run_sql
 
 from ticketboss import create_app
 from ticketboss.config import Config
+from ticketboss.selling.batch import Batches
+from ticketboss.selling.line import Line
 
 
 def pytest_configure():
@@ -62,9 +64,14 @@ def store(application):
     return application.extensions["ticketboss"]["store"]
 
 
-@pytest.fixture
-def write_path(application):
-    return application.extensions["ticketboss"]["write_path"]
+@pytest.fixture(autouse=True)
+def write_path(application, store):
+    """Give the application a write path of its own for every test, and return it.
+
+    What one test has left in doubt is not the next one's business.
+    """
+    path = application.extensions["ticketboss"]["write_path"] = Line(Batches(store))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def one_batch(write_path, calls, event_id="node-meetup-2025", first=lambda: None
             results = []
             for place, call in enumerate(calls, 1):
                 results.append(pool.submit(call))
-                eventually(lambda place=place: len(write_path._line) == place)
+                eventually(lambda place=place: write_path.length == place)
         finally:
             gate.opened.set()
         return [result.result() for result in results]

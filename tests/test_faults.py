@@ -28,7 +28,7 @@ from ticketboss import create_app
 from ticketboss.config import Config
 from ticketboss.data.database import Database
 from ticketboss.data.verify import replay_ledgers
-from ticketboss.rules.changes import Change
+from ticketboss.rules.changes import ReservationChange
 from ticketboss.serving import embedded
 
 SECONDS = 10
@@ -158,7 +158,7 @@ def test_a_write_for_several_events_whose_connection_is_cut_is_made_exactly_once
     first.wait_until_reached()
     for url in ("/api/v1/events/alpha/reservations", "/api/v1/events/beta/reservations", URL):
         calls.append(Call(app, "POST", url, json=BODY))
-        wait_until(lambda: len(path._line) == len(calls) - 1)
+        wait_until(lambda: path.length == len(calls) - 1)
     fault = proxy.fault(point)
     first.release()
     assert [call.answer.status_code for call in calls] == [201] * 4
@@ -252,7 +252,7 @@ def test_a_rival_may_change_the_reservation_at_any_point_of_our_cancel(
     app, proxy, application, types, monkeypatch, supposes, place, rival
 ):
     """What is read of the event and of the reservation must be one state of both."""
-    monkeypatch.setattr(Change, "supposes", supposes)
+    monkeypatch.setattr(ReservationChange, "may_suppose", supposes)
     client = app.test_client()
     client.post(URL, json=BODY)  # stays: hides a seat given back twice from the constraints
     location = client.post(URL, json=BODY).location
@@ -272,7 +272,7 @@ def test_a_rival_may_change_the_reservation_at_any_point_of_our_cancel(
 def test_a_rival_may_cancel_at_any_point_of_our_confirm(
     app, proxy, application, types, monkeypatch, supposes, place
 ):
-    monkeypatch.setattr(Change, "supposes", supposes)
+    monkeypatch.setattr(ReservationChange, "may_suppose", supposes)
     location = app.test_client().post(URL, json={**BODY, "holdSeconds": 60}).location
     gap = _hold_at(proxy, place)
     call = Call(app, "POST", location + "/confirm")

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from importlib import resources
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -11,7 +11,8 @@ from serving import ADMIN_KEY, connect, run_sql
 
 from ticketboss.data.database import Database, statement, without_comments
 from ticketboss.data.store import Store, Written
-from ticketboss.rules.changes import Cancel, Plan, Reserve
+from ticketboss.rules.changes import Cancel, Reserve
+from ticketboss.rules.plan import Plan
 
 FILES = sorted(
     file.name.removesuffix(".sql")
@@ -135,12 +136,12 @@ def test_the_definitions_can_run_again(dsn):
 def test_no_statement_of_a_request_reads_a_whole_table(client, store, dsn, many, sent):
     store.database.last_success = float("-inf")  # so that /health asks
     call_everything(client, dsn)
-    lost = Plan.supposing("big", [], None)
+    lost = Plan.supposing("big")
     Reserve(uuid4(), "big", "partner-7", 1).apply(lost)
     assert store.find_batch(lost, uuid4()) is None  # as after a write whose answer was lost
     some = "SELECT reservation_id FROM reservations WHERE event_id = 'big' AND status = 'confirmed'"
-    cancel = Cancel(UUID(run_sql(dsn, some + " LIMIT 1")[0][0]))
-    lost = Plan.supposing("big", *store.read_for([cancel], []))
+    cancel = Cancel(run_sql(dsn, some + " LIMIT 1")[0][0])
+    lost = Plan.supposing("big", *store.read_reservations([cancel.reads], []))
     cancel.apply(lost)
     assert store.find_batch(lost, uuid4()) is None
     found, offenders = set(), []
@@ -258,7 +259,7 @@ def test_the_write_reads_no_more_however_the_event_has_grown(dsn, sql, made):
     store = Store(Database(dsn, size=1))
 
     def write(count: int) -> None:
-        plan = Plan.supposing(event_id, [], None)
+        plan = Plan.supposing(event_id)
         for _ in range(count):
             key = str(uuid4())
             change = Reserve(uuid4(), event_id, "abc-corp", 1, 3600, idempotency_key=key)

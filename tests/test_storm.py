@@ -15,7 +15,8 @@ from ticketboss.data.database import Database
 from ticketboss.data.store import Store
 from ticketboss.rules.changes import Cancel, Confirm, Edit, Extend, Look, Reduce, Reserve
 from ticketboss.rules.errors import TicketBossError, Unavailable
-from ticketboss.selling.write_path import WritePath
+from ticketboss.selling.batch import Batches
+from ticketboss.selling.line import Line
 
 SECONDS = 5
 SEATS = 12
@@ -37,7 +38,7 @@ class Storm:
         self.reserved: list[tuple] = [(uuid4(), EVENTS[0])]
         self.ends = time.monotonic() + SECONDS
 
-    def client(self, path: WritePath, seed: int) -> None:
+    def client(self, path: Line, seed: int) -> None:
         chance = random.Random(seed)
         while time.monotonic() < self.ends:
             event_id, change = self.something(chance)
@@ -88,7 +89,7 @@ def storm(dsn, sql):
     with ExitStack() as stack:
         proxies = [stack.enter_context(Proxy(dsn)) for _ in range(2)]
         databases = [Database(proxy.dsn, size=4) for proxy in proxies]
-        paths = [WritePath(Store(database)) for database in databases]
+        paths = [Line(Batches(Store(database))) for database in databases]
         work = [(storm.client, paths[n % 2], n) for n in range(12)]
         work += [(storm.breaker, proxy, n) for n, proxy in enumerate(proxies)]
         threads = [threading.Thread(target=do, args=args, daemon=True) for do, *args in work]
@@ -123,17 +124,17 @@ def test_what_is_answered_in_a_storm_is_what_was_written(storm, sql, verify):
             wrong.append(("failed", call))
         if isinstance(change, Reserve):
             if failure is not None:
-                if str(change.reservation_id) in changes:
+                if change.reservation_id in changes:
                     wrong.append(("refused, but written", call))
                 continue
             made = call.outcome.reservation
-            written = changes[str(made.reservation_id)]
+            written = changes[made.reservation_id]
             if (call.event_id, made.version) not in [row[:2] for row in written]:
                 wrong.append(("acknowledged, but not written", call))
             if change.idempotency_key is not None:
                 keyed[change.idempotency_key].add(made.reservation_id)
         if isinstance(change, Cancel) and failure is None:
-            cancelled[str(change.reservation_id)] += 1
+            cancelled[change.reservation_id] += 1
     wrong += [("one key, two reservations", key) for key, ids in keyed.items() if len(ids) > 1]
     for reservation_id, times in cancelled.items():
         types = [row[2] for row in changes[reservation_id]]

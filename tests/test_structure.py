@@ -73,12 +73,12 @@ KNOWN_TO = {
     "psycopg2": {"data/database.py"},
     "ticketboss.data.database": {
         *("__init__.py", "cli.py", "config.py", "serving/startup.py"),
-        *("data/store.py", "data/verify.py", "data/migrations.py", "selling/write_path.py"),
+        *("data/store.py", "data/verify.py", "data/migrations.py", "selling/batch.py"),
     },
     "flask": {"__init__.py", "cli.py", "web/"},
     "marshmallow": {"web/schemas.py"},
     "gunicorn": {"serving/", "web/bodies.py"},
-    "threading": {"data/database.py", "selling/write_path.py"},
+    "threading": {"data/database.py", "selling/line.py"},
 }
 
 

@@ -20,12 +20,13 @@ from ticketboss.rules.changes import (
     IfMatch,
     Look,
     Outcome,
-    Plan,
     Reduce,
     Reserve,
 )
 from ticketboss.rules.errors import Contention, Overloaded, TicketBossError, Unavailable
-from ticketboss.selling.write_path import Turn, WritePath
+from ticketboss.rules.plan import Plan
+from ticketboss.selling.batch import Batches
+from ticketboss.selling.line import Line, Request
 
 EVENT = "node-meetup-2025"
 BODY = {"partnerId": "abc-corp", "seats": 1}
@@ -73,7 +74,7 @@ class Failing(Look):
 class Submission(threading.Thread):
     """A request of its own thread: submits a change and keeps what comes of it."""
 
-    def __init__(self, path: WritePath, change, event_id: str = EVENT):
+    def __init__(self, path: Line, change, event_id: str = EVENT):
         super().__init__(daemon=True)
         self._path, self._change, self._event_id = path, change, event_id
         self._result = self._error = None
@@ -118,17 +119,17 @@ def wait_until(condition) -> None:
         time.sleep(0.002)
 
 
-def queue_up(path: WritePath, changes, event_id: str = EVENT) -> list[Submission]:
+def queue_up(path: Line, changes, event_id: str = EVENT) -> list[Submission]:
     """Submit changes while somebody is being served, so that they arrive in this order."""
     submissions = []
     for change in changes:
-        before = len(path._line)
+        before = path.length
         submissions.append(Submission(path, change, event_id))
-        wait_until(lambda before=before: len(path._line) > before)
+        wait_until(lambda before=before: path.length > before)
     return submissions
 
 
-def as_one_batch(path: WritePath, changes) -> list[Submission]:
+def as_one_batch(path: Line, changes) -> list[Submission]:
     """Let changes arrive in order and be served by one transaction; return them ended."""
     pause = Pause()
     first = Submission(path, pause)
@@ -140,10 +141,9 @@ def as_one_batch(path: WritePath, changes) -> list[Submission]:
     return submissions
 
 
-def at_rest(path: WritePath) -> bool:
-    """Tell whether nobody waits, and no more is remembered than what the last batch found."""
-    few = len(path._doubtful | path._doubtful_before) <= 2 * limits.BATCH_CHANGES
-    return few and not (path._led or path._line)
+def write_path_on(store: Store) -> Line:
+    """Return a write path of its own, as another process would have it."""
+    return Line(Batches(store))
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def available(sql):
 def rival(dsn):
     """Give a write path of its own, as another process would have it."""
     store = Store(Database(dsn, size=4))
-    yield WritePath(store)
+    yield write_path_on(store)
     store.database.close()
 
 
@@ -203,7 +203,7 @@ def blocked(dsn):
 def _nothing_left_behind(write_path, verify):
     """After every test the ledger gives every number, and nobody is left in line."""
     yield
-    assert at_rest(write_path)
+    assert write_path.at_rest
     status, output = verify()
     assert status == 0, output
 
@@ -334,7 +334,7 @@ def test_a_rival_that_commits_while_our_write_finds_the_row_locked_is_seen(
         # Sold out is still true: the cancel has not happened before it commits.
         assert Submission(write_path, reserve(1)).status == 409
         other = Submission(write_path, Cancel(made))
-        wait_until(lambda: write_path._pause)  # it has found the row locked
+        wait_until(lambda: write_path.delayed)  # it has found the row locked
         behind = [Submission(write_path, reserve(2)) for _ in range(2)]
         lock.release()
         statuses = [cancel.status, other.status]
@@ -444,19 +444,6 @@ def test_when_the_leading_thread_dies_every_waiter_gets_an_answer(write_path, pl
     assert write_path.submit(EVENT, reserve(1)).reservation.version == 3
 
 
-def test_a_thread_that_is_told_late_that_it_leads_leads(write_path):
-    """Nobody else would: the line would stand still for good.
-
-    Between being named and being woken lies an instant in which the whole
-    process may be stopped, and the request's patience run out.
-    """
-    turn = Turn(EVENT, Look())
-    turn.deadline = time.monotonic()
-    turn.leads = True  # named; the bell has not rung
-    write_path._wait(turn)
-    assert not turn.answered
-
-
 def test_a_request_whose_time_is_over_in_line_is_told_and_leaves_the_line(write_path, monkeypatch):
     gate = Pause()
     first = Submission(write_path, gate)
@@ -464,7 +451,7 @@ def test_a_request_whose_time_is_over_in_line_is_told_and_leaves_the_line(write_
     monkeypatch.setattr(limits, "REQUEST_DEADLINE", 0.05)
     late = Submission(write_path, reserve(1))
     assert isinstance(late.error, Contention)
-    assert not write_path._line
+    assert write_path.length == 0
     monkeypatch.undo()
     (next_one,) = queue_up(write_path, [reserve(1)])
     gate.resumed.set()
@@ -591,7 +578,7 @@ def test_the_pool_has_its_size_back_after_every_kind_of_failure(dsn):
 def test_a_write_is_serializable_and_bounded_and_leaves_the_connection_as_it_was(dsn):
     database = Database(dsn, size=1)
     settings = "SELECT " + ", ".join(
-        f"current_setting('{name}')"
+        f"current_setting('{name}') AS {name}"
         for name in ("transaction_isolation", "lock_timeout", "statement_timeout")
     )
     assert database.write(settings, {}) == [("serializable", "200ms", "500ms")]
@@ -656,19 +643,19 @@ def test_a_server_that_has_become_read_only_is_left_for_one_that_is_not(dsn, sql
     finally:
         # The setting would refuse its own removal.
         sql("BEGIN READ WRITE; ALTER ROLE postgres RESET default_transaction_read_only; COMMIT")
-    path = WritePath(Store(database))
+    path = write_path_on(Store(database))
     assert path.submit(EVENT, reserve(1)).reservation.version == 1
     database.close()
 
 
 def test_a_server_that_stays_read_only_gives_503_in_time(dsn, sql, available):
     database = Database(dsn + "&options=-c%20default_transaction_read_only%3Don", size=2)
-    path = WritePath(Store(database))
+    path = write_path_on(Store(database))
     started = time.monotonic()
     with pytest.raises(Unavailable):
         path.submit(EVENT, reserve(1))
     assert time.monotonic() - started < 1.5
-    assert at_rest(path)
+    assert path.at_rest
     assert available() == 500
     database.close()
 
@@ -695,14 +682,14 @@ def test_no_state_is_left_of_events_that_were_used_once(write_path, sql):
     for thread in threads:
         thread.join()
     assert sql("SELECT count(*) FROM reservations") == [(1000,)]
-    assert at_rest(write_path)
+    assert write_path.at_rest
 
 
 def test_no_state_is_left_of_events_that_do_not_exist(write_path):
     for number in range(20):
         with pytest.raises(TicketBossError):
             write_path.submit(f"none-{number}", reserve(1, event_id=f"none-{number}"))
-    assert at_rest(write_path)
+    assert write_path.at_rest
 
 
 @pytest.mark.parametrize("key", [None, "order-1"])
@@ -748,7 +735,7 @@ def others(sql):
     )
 
 
-def over_events(path: WritePath, changes: list[tuple]) -> list[Submission]:
+def over_events(path: Line, changes: list[tuple]) -> list[Submission]:
     """Let changes of several events arrive in order and be served together; return them ended."""
     pause = Pause()
     first = Submission(path, pause)
@@ -817,7 +804,7 @@ def test_a_locked_event_holds_up_no_other(write_path, others, row_lock):
     with row_lock("beta"):
         started = time.monotonic()
         stuck = Submission(write_path, reserve(1, event_id="beta"), "beta")
-        wait_until(lambda: write_path._pause)  # it has found the row locked
+        wait_until(lambda: write_path.delayed)  # it has found the row locked
         for _ in range(5):
             for event_id in ("alpha", "gamma"):
                 assert write_path.submit(event_id, reserve(1, event_id=event_id))
@@ -833,7 +820,7 @@ def test_expired_holds_of_a_locked_event_hold_up_no_other(write_path, others, sq
         started = time.monotonic()
         look = Submission(write_path, Look(), "beta")
         stuck = Submission(write_path, reserve(1, event_id="beta"), "beta")
-        wait_until(lambda: write_path._pause)  # it has found the row locked
+        wait_until(lambda: write_path.delayed)  # it has found the row locked
         for _ in range(5):
             assert write_path.submit("alpha", reserve(1, event_id="alpha"))
         assert look.is_alive()
@@ -1014,7 +1001,7 @@ def test_who_was_refused_is_not_reserved_by_a_write_that_lands_late(dsn, rival, 
     made = []
     database = Database(dsn, size=4)
     store = Losing(database, lambda: made.append(rival.submit(EVENT, reserve(2)).reservation))
-    path = WritePath(store)
+    path = write_path_on(store)
     first = Submission(path, reserve(2, "late"))
     wait_until(lambda: made)
     assert Submission(path, Cancel(made[0].reservation_id)).status in (200, 503)
@@ -1056,7 +1043,7 @@ def test_who_was_refused_is_not_reserved_because_somebody_else_is_poisoned(
 
 def test_poison_and_a_lost_connection_fail_nobody_else(dsn, others, sql):
     database = Database(dsn, size=4)
-    path = WritePath(Losing(database))
+    path = write_path_on(Losing(database))
     sql("ALTER TABLE reservations ADD CONSTRAINT no_poison CHECK (partner_id <> 'poison')")
     try:
         poison = ("beta", reserve(1, "poison", event_id="beta"))
@@ -1074,7 +1061,7 @@ def test_a_batch_that_changed_reservations_is_found(dsn, write_path, changed_aga
     for change in (made := [reserve(3), reserve(3)]):
         write_path.submit(EVENT, change)
     store = Store(Database(dsn, size=1))
-    found, read_at = store.read_for([Reduce(each.reservation_id, 1) for each in made], [])
+    found, read_at = store.read_reservations([each.reservation_id for each in made], [])
     plan = Plan.supposing(EVENT, found, read_at)
     for each, seats in ((made[0], 2), (made[1], 2), (made[0], 1)):
         Reduce(each.reservation_id, seats).apply(plan)
@@ -1100,7 +1087,7 @@ def test_processes_that_write_different_events_do_not_conflict(dsn, sql, blocked
     outcomes = {}
 
     def write(store, event_ids):
-        plans = [Plan.supposing(event_id, [], None) for event_id in event_ids]
+        plans = [Plan.supposing(event_id) for event_id in event_ids]
         for event_id, plan in zip(event_ids, plans, strict=True):
             reserve(1, event_id=event_id, idempotency_key=event_id).apply(plan)
         outcomes.update(store.write(plans, uuid4()))
@@ -1125,10 +1112,10 @@ def test_processes_that_write_different_events_do_not_conflict(dsn, sql, blocked
 def test_an_overload_of_one_event_does_not_fail_another(dsn, others, row_lock):
     """Requests hold one connection, however many they are."""
     database = Database(dsn, size=2)
-    path = WritePath(Store(database))
+    path = write_path_on(Store(database))
     with row_lock():
         crowd = [Submission(path, reserve(1)) for _ in range(20)]
-        wait_until(lambda: path._pause)  # it has found the row locked
+        wait_until(lambda: path.delayed)  # it has found the row locked
         assert Submission(path, reserve(1, event_id="alpha"), "alpha").status == 200
     assert [request.status for request in crowd] == [200] * 20
     database.close()
@@ -1194,12 +1181,16 @@ def test_edits_of_other_events_do_not_keep_an_event_from_being_read(write_path, 
     assert time.monotonic() - started < limits.REQUEST_DEADLINE
 
 
-def test_a_replay_of_one_event_sends_no_other_back_in_line(write_path, others):
+def test_a_replay_of_one_event_sends_no_other_back_in_line(write_path, store, others):
     used = reserve(1, event_id="alpha", idempotency_key="used")
     write_path.submit("alpha", used)
-    again = Turn("alpha", reserve(1, event_id="alpha", idempotency_key="used"))
-    plain = Turn("beta", reserve(1, event_id="beta"))
-    write_path._serve([again, plain])
+    again, plain = Request(
+        [
+            ("alpha", reserve(1, event_id="alpha", idempotency_key="used")),
+            ("beta", reserve(1, event_id="beta")),
+        ]
+    ).turns
+    Batches(store).serve([again, plain])
     assert (again.answered, plain.answered) == (False, True)
     assert plain.result().reservation.version == 1
 
@@ -1209,7 +1200,7 @@ def test_an_unknown_reservation_holds_up_no_lost_write(dsn, others, sql):
     database = Database(dsn, size=4)
     unknown = ("alpha", Cancel(uuid4()))
     requests = over_events(
-        WritePath(Losing(database)), [*reserves(("alpha", 1)), unknown, *reserves(("alpha", 2))]
+        write_path_on(Losing(database)), [*reserves(("alpha", 1)), unknown, *reserves(("alpha", 2))]
     )
     assert [request.status for request in requests] == [200, 404, 200]
     assert sql("SELECT available_seats FROM events WHERE event_id = 'alpha'") == [(2,)]
@@ -1238,7 +1229,7 @@ class Piecemeal(Store):
 def test_no_event_is_refused_because_others_were_slow(dsn, others):
     database = Database(dsn, size=4)
     wanted = reserves(*((event_id, 1) for event_id in OTHERS))
-    requests = over_events(WritePath(Piecemeal(database)), wanted)
+    requests = over_events(write_path_on(Piecemeal(database)), wanted)
     assert [request.status for request in requests] == [200] * len(OTHERS)
     database.close()
 
@@ -1253,7 +1244,7 @@ def test_a_locked_table_is_waited_for_once_whatever_the_events(dsn, sql):
         cursor.execute("BEGIN; LOCK TABLE reservations IN SHARE MODE")
         started = time.monotonic()
         wanted = [(event_id, 1) for event_id in events]
-        requests = over_events(WritePath(store), reserves(*wanted))
+        requests = over_events(write_path_on(store), reserves(*wanted))
         assert {request.status for request in requests} == {503}
         assert max(request.ended for request in requests) - started < 1
         cursor.execute("ROLLBACK")

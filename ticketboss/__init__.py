@@ -8,7 +8,8 @@ from ticketboss.data.database import Database
 from ticketboss.data.store import Store
 from ticketboss.rules import limits
 from ticketboss.rules.ids import ReservationIds
-from ticketboss.selling.write_path import WritePath
+from ticketboss.selling.batch import Batches
+from ticketboss.selling.line import Line
 from ticketboss.serving import startup
 from ticketboss.web import events, health, reservations, responses
 
@@ -31,7 +32,7 @@ def create_app(config: Config | None = None) -> Flask:
         "config": config,
         "ids": ReservationIds(),
         "store": store,
-        "write_path": WritePath(store),
+        "write_path": Line(Batches(store)),
     }
 
     responses.register(app)

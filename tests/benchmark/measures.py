@@ -20,9 +20,11 @@ from tests.benchmark.ground import Ground, Service
 from tests.benchmark.load import FORMS, CannotMeasure, Pgbench, Slice, Wrk
 from ticketboss.data.database import Conflict, Database
 from ticketboss.data.store import Store
-from ticketboss.rules.changes import Plan, Reserve
+from ticketboss.rules.changes import Reserve
 from ticketboss.rules.ids import ReservationIds
-from ticketboss.selling.write_path import WritePath
+from ticketboss.rules.plan import Plan
+from ticketboss.selling.batch import Batches
+from ticketboss.selling.line import Line
 
 CONNECTIONS = (1, 8, 32, 128, 256)
 USUAL = 32
@@ -222,14 +224,14 @@ def alone(run: Run) -> None:
     run.ground.create("alone")
     event_id = run.ground.event("alone")
     store = Store(Database(run.ground.dsn, size=1))
-    path = WritePath(store)
+    path = Line(Batches(store))
     ids = ReservationIds()
 
     def change() -> Reserve:
         return Reserve(ids.new(event_id), event_id, "alone", 1)
 
     def direct() -> None:
-        plan = Plan.supposing(event_id, [], None)
+        plan = Plan.supposing(event_id)
         change().apply(plan)
         while True:
             try:

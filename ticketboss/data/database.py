@@ -13,9 +13,10 @@ from collections import deque
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from importlib import resources
+from typing import Any, TypeAlias
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import extensions, extras
 
 from ticketboss.rules import limits
 from ticketboss.rules.errors import Overloaded, Unavailable
@@ -57,6 +58,9 @@ class Rejected(Exception):
     """The database refuses these rows, now and again; nothing was written."""
 
 
+# A named tuple whose fields are the columns of its statement.
+Row: TypeAlias = Any
+
 DAY = 86400.0  # poll() takes no infinity
 
 
@@ -94,6 +98,7 @@ def _wait(connection: _Connection) -> None:
 
 
 extensions.set_wait_callback(_wait)
+extras.register_uuid()
 
 
 @cache
@@ -218,7 +223,7 @@ class Database:
         fresh = since is not None and now - since < limits.FRESH_SILENCE
         return now + (limits.PROBE_PATIENCE if fresh else limits.DATABASE_PATIENCE)
 
-    def read(self, sql: str, parameters: dict | None = None) -> list[tuple]:
+    def read(self, sql: str, parameters: dict | None = None) -> list[Row]:
         """Run a statement that may safely run twice and return its rows.
 
         Raises Unavailable, Overloaded, Conflict or Rejected.
@@ -233,7 +238,7 @@ class Database:
                     raise Unavailable from None
                 time.sleep(limits.RETRY_FIRST)
 
-    def write(self, sql: str, parameters: dict) -> list[tuple]:
+    def write(self, sql: str, parameters: dict) -> list[Row]:
         """Run `sql` as one serializable transaction and return its last rows.
 
         They are durable when this returns: the last result arrives after the
@@ -255,7 +260,7 @@ class Database:
         connection.deadline = float("inf")
         connection.autocommit = False
 
-        def run(sql: str, parameters: dict | None = None) -> list[tuple]:
+        def run(sql: str, parameters: dict | None = None) -> list[Row]:
             cursor.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 
@@ -277,7 +282,7 @@ class Database:
         if self._silent_since is None:
             self._silent_since = time.monotonic()
 
-    def _exchange(self, sql: str, parameters: dict | None, deadline: float) -> list[tuple]:
+    def _exchange(self, sql: str, parameters: dict | None, deadline: float) -> list[Row]:
         # While the server is silent only one caller at a time finds out whether
         # it still is; everybody else is told at once and keeps no thread busy.
         probing = self.silent
@@ -289,7 +294,7 @@ class Database:
             if probing:
                 self._probe.release()
 
-    def _run(self, sql: str, parameters: dict | None, deadline: float) -> list[tuple]:
+    def _run(self, sql: str, parameters: dict | None, deadline: float) -> list[Row]:
         # What is left is for the exchange itself: to wait in the pool is no silence of the server.
         connection = self._pool.take(deadline - limits.PROBE_PATIENCE)
         try:
@@ -345,7 +350,9 @@ class Database:
             share = (deadline - now) / (len(self._hosts) - position)
             factory = partial(_Connection, deadline=now + share)
             try:
-                connection = psycopg2.connect(**host, connection_factory=factory)
+                connection = psycopg2.connect(
+                    **host, connection_factory=factory, cursor_factory=extras.NamedTupleCursor
+                )
             except (psycopg2.Error, TimeoutError) as error:
                 refused = refused and not isinstance(error, TimeoutError)
                 self.last_failure = str(error).strip().partition("\n")[0]

@@ -2,23 +2,28 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from ticketboss.data.database import Conflict, Database, Rejected, statement
+from ticketboss.data.database import Conflict, Database, Rejected, Row, statement
 from ticketboss.rules import limits
-from ticketboss.rules.changes import NOW, Plan, Reserve
 from ticketboss.rules.errors import TicketBossError
-from ticketboss.rules.model import Event, LedgerEntry, Reservation
+from ticketboss.rules.model import NOW, Event, LedgerEntry, Reservation, Status
+from ticketboss.rules.plan import Key, Plan
+
+Item = TypeVar("Item")
 
 
-class Page(NamedTuple):
-    """Part of a list of one event's things; None stands for no such event."""
+@dataclass(slots=True, frozen=True)
+class Page(Generic[Item]):
+    """Part of a list of one event's things."""
 
+    # Whether one of the event's holds has ended and is not in the ledger yet.
     unsettled: bool
-    items: list
+    items: list[Item]
 
 
 class Written(NamedTuple):
@@ -84,39 +89,37 @@ class Store:
 
     def read_event(self, event_id: str) -> Event | None:
         rows = self.database.read(statement("read_event"), {"event_id": event_id})
-        return Event(*rows[0]) if rows else None
+        return _event(rows[0]) if rows else None
 
     def read_events(self, event_ids: list[str]) -> dict[str, Event]:
         """Return those of the events that exist, by their ids."""
         rows = self.database.read(statement("read_events"), {"event_ids": event_ids})
-        return {row[0]: Event(*row) for row in rows}
+        return {row.event_id: _event(row) for row in rows}
 
     def read_event_unsettled(self, event_id: str) -> Event | None:
         rows = self.database.read(statement("read_event_unsettled"), {"event_id": event_id})
-        return Event(*rows[0]) if rows else None
+        return _event(rows[0]) if rows else None
 
     def list_events(self, after: str, limit: int) -> list[Event]:
         rows = self.database.read(statement("list_events"), {"after": after, "limit": limit})
-        return [Event(*row) for row in rows]
+        return [_event(row) for row in rows]
 
     # --- Reservations and changes ---------------------------------------------
 
     def read_reservation(self, reservation_id: UUID) -> Reservation | None:
-        rows = self.database.read(
-            statement("read_reservation"), {"reservation_id": str(reservation_id)}
-        )
-        return _reservation(rows[0]) if rows else None
+        rows = self.database.read(statement("read_reservation"), {"reservation_id": reservation_id})
+        return Reservation(**rows[0]._asdict()) if rows else None
 
     def list_reservations(
         self,
         event_id: str,
         partner_id: str | None,
-        status: str | None,
+        status: Status | None,
         after: int,
         limit: int,
         computed: bool = False,
-    ) -> Page | None:
-        """Return reservations made by a version greater than `after`.
+    ) -> Page[Reservation] | None:
+        """Return reservations made by a version greater than `after`; None: no such event.
 
         With `computed`, `status` finds a hold that has expired among the expired ones,
         settled or not.
@@ -132,45 +135,42 @@ class Store:
                 "computed": computed,
             },
         )
-        return _page(rows, lambda *row: _reservation(row))
+        return _page(rows, "reservation_id", Reservation)
 
-    def list_changes(self, event_id: str, after: int, limit: int) -> Page | None:
-        """Return ledger entries."""
+    def list_changes(self, event_id: str, after: int, limit: int) -> Page[LedgerEntry] | None:
+        """Return ledger entries; None: no such event."""
         rows = self.database.read(
             statement("list_changes"), {"event_id": event_id, "after": after, "limit": limit}
         )
-        return _page(rows, LedgerEntry)
+        return _page(rows, "version", LedgerEntry)
 
     # --- For the write path ---------------------------------------------------
 
-    def read_for(
-        self, changes: list, keys_of: list[str]
+    def read_reservations(
+        self, ids: Iterable[UUID], keys: Iterable[Key]
     ) -> tuple[list[Reservation], datetime | None]:
-        """Return the existing reservations that changes are about, and the time of reading.
+        """Return reservations by their ids and by the keys they were made with.
 
-        Those that were made with an idempotency key are looked for where the
-        change's event is among `keys_of`. The time is None where there is none.
+        And the time of reading, which is None where there is none of them.
         """
-        ids = [
-            str(c.reservation_id)
-            for c in changes
-            if not isinstance(c, Reserve) and hasattr(c, "reservation_id")
-        ]
-        keys = [
-            (c.partner_id, c.idempotency_key)
-            for c in changes
-            if isinstance(c, Reserve) and c.idempotency_key is not None and c.event_id in keys_of
-        ]
-        rows = []
-        if ids:
-            rows += self.database.read(statement("read_reservations"), {"reservation_ids": ids})
-        if keys:
-            partner_ids, idempotency_keys = map(list, zip(*keys, strict=True))
+        rows: list[Row] = []
+        if reservation_ids := list(ids):
+            rows += self.database.read(
+                statement("read_reservations"), {"reservation_ids": reservation_ids}
+            )
+        if brought := list(keys):
+            partner_ids, idempotency_keys = map(list, zip(*brought, strict=True))
             rows += self.database.read(
                 statement("read_keyed_reservations"),
                 {"partner_ids": partner_ids, "idempotency_keys": idempotency_keys},
             )
-        return [_reservation(row[:-1]) for row in rows], rows[-1][-1] if rows else None
+        read_at = None
+        found = []
+        for row in rows:
+            columns = row._asdict()
+            read_at = columns.pop("read_at")
+            found.append(Reservation(**columns))
+        return found, read_at
 
     def write(self, plans: list[Plan], batch_id: UUID) -> dict[str, Written | Locked]:
         """Write plans as one transaction, and tell what became of each, by event id.
@@ -181,28 +181,28 @@ class Store:
         parts = json.dumps([_part(plan) for plan in plans])
         try:
             rows = self.database.write(
-                statement("write_batch"), {"batch_id": str(batch_id), "parts": parts}
+                statement("write_batch"), {"batch_id": batch_id, "parts": parts}
             )
         except Conflict as conflict:
             if conflict.constraint == "reservations_one_per_idempotency_key":
                 raise KeyUsed from conflict
             raise
         return {
-            event_id: Written(at, version)
-            if written
-            else Locked(version, frozenset(map(UUID, stuck or ())))
-            for event_id, version, written, at, stuck in rows
+            row.event_id: Written(row.at, row.seen_version)
+            if row.written
+            else Locked(row.seen_version, frozenset(map(UUID, row.stuck_ids or ())))
+            for row in rows
         }
 
     def edit(self, plan: Plan, batch_id: UUID) -> Written | Locked:
         """Write a plan that edits its event."""
-        event = plan.edited
+        event = plan.event
         rows = self.database.write(
             statement("edit_event"),
             {
                 "event_id": event.event_id,
                 "version": plan.seen.version,
-                "batch_id": str(batch_id),
+                "batch_id": batch_id,
                 "name": event.name,
                 "total_seats": event.total_seats,
                 "available_seats": event.available_seats,
@@ -211,7 +211,7 @@ class Store:
             },
         )
         # Whether it is locked or has changed, the next reading tells.
-        return Written(*rows[0]) if rows else Locked(plan.seen.version)
+        return Written(rows[0].at, rows[0].seen_version) if rows else Locked(plan.seen.version)
 
     def settle(self, event: Event) -> bool:
         """Settle a bounded number of expired holds; tell whether any was.
@@ -224,7 +224,7 @@ class Store:
                 {
                     "event_id": event.event_id,
                     "version": event.version,
-                    "batch_id": str(uuid4()),
+                    "batch_id": uuid4(),
                     "limit": limits.SETTLE_HOLDS,
                 },
             )
@@ -234,28 +234,28 @@ class Store:
         """Tell whether a plan was written as a batch, durably; None if it was not."""
         rows = self.database.read(
             statement("lock_batch"),
-            {"event_id": plan.seen.event_id, "batch_id": str(batch_id), **_known_by(plan)},
+            {"event_id": plan.seen.event_id, "batch_id": batch_id, **_known_by(plan)},
         )
-        return Written(*rows[0]) if rows else None
+        return Written(rows[0].at, rows[0].seen_version) if rows else None
 
     def make_durable(self, reservation_id: UUID) -> None:
         """Return when everything that could be seen when it was called is durable."""
-        self.database.read(statement("lock_reservation"), {"reservation_id": str(reservation_id)})
+        self.database.read(statement("lock_reservation"), {"reservation_id": reservation_id})
 
 
-def _part(plan: Plan) -> dict:
+def _part(plan: Plan) -> dict[str, Any]:
     """Return what write_batch.sql must know of a plan."""
     seen = plan.seen
     changes = []
     for entry in plan.entries:
-        change = {
+        change: dict[str, Any] = {
             "type": entry.type,
             "reservation_id": str(entry.reservation_id),
             "partner_id": entry.partner_id,
             "seats": entry.seats,
             "available_change": entry.available_seats - seen.available_seats,
         }
-        if entry.type in ("reserved", "held"):
+        if entry.type in ("reserved", "held") and entry.reservation_id:
             new = plan.created[entry.reservation_id]
             change["hold_seconds"] = new.hold_seconds
             change["idempotency_key"] = new.idempotency_key
@@ -275,7 +275,7 @@ def _part(plan: Plan) -> dict:
     return {
         "event_id": seen.event_id,
         "version": _version(plan),
-        "sells": bool(plan.created),
+        "sells": plan.sells,
         "needed_seats": -min(change["available_change"] for change in changes),
         "available_change": plan.available_seats - seen.available_seats,
         "count_change": plan.reservation_count - seen.reservation_count,
@@ -288,9 +288,9 @@ def _version(plan: Plan) -> int | None:
     return None if plan.supposed else plan.seen.version
 
 
-def _known_by(plan: Plan) -> dict:
+def _known_by(plan: Plan) -> dict[str, Any]:
     """Return the parameters by which lock_batch.sql finds a plan that was written."""
-    known = {
+    known: dict[str, Any] = {
         "version": _version(plan),
         "place": 1,
         "created_id": None,
@@ -299,21 +299,27 @@ def _known_by(plan: Plan) -> dict:
     }
     for reservation_id, created in plan.created.items():
         place = created.created_version - plan.seen.version
-        return known | {"place": place, "created_id": str(reservation_id)}
+        return known | {"place": place, "created_id": reservation_id}
     for reservation_id, changed in plan.changed.items():
         return known | {
             "place": changed.version - plan.seen.version,
-            "changed_id": str(reservation_id),
+            "changed_id": reservation_id,
             "changed_from": plan.read_versions[reservation_id],
         }
     return known
 
 
-def _page(rows: list[tuple], item: Callable) -> Page | None:
+def _event(row: Row) -> Event:
+    return Event(**row._asdict())
+
+
+def _page(rows: list[Row], key: str, item: Callable[..., Item]) -> Page[Item] | None:
+    """Return the items of rows that each say whether the event is unsettled.
+
+    No row: there is no such event. One whose `key` is null: it has none of them.
+    """
     if not rows:
         return None
-    return Page(rows[0][0], [item(*row[1:]) for row in rows if row[1] is not None])
-
-
-def _reservation(row: tuple) -> Reservation:
-    return Reservation(UUID(row[0]), *row[1:])
+    found = [row._asdict() for row in rows]
+    unsettled = [columns.pop("unsettled") for columns in found][0]
+    return Page(unsettled, [item(**columns) for columns in found if columns[key] is not None])

@@ -101,7 +101,7 @@ def replay_ledgers(database: Database) -> Iterator[tuple[str, int, list[str]]]:
                     },
                 )
                 for row in rows:
-                    replay.apply(LedgerEntry(*row))
+                    replay.apply(LedgerEntry(**row._asdict()))
             replay.compare(*stored)
             strayed = run(
                 statement("list_strayed_reservations"),
@@ -111,6 +111,7 @@ def replay_ledgers(database: Database) -> Iterator[tuple[str, int, list[str]]]:
                 },
             )
             replay.differences += [
-                f"reservation {row[0]} is not as its last change left it" for row in strayed
+                f"reservation {row.reservation_id} is not as its last change left it"
+                for row in strayed
             ]
             yield event_id, stored[-1], replay.differences

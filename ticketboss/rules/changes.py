@@ -4,8 +4,9 @@ A batch is decided change by change, in the order of arrival, each as if it came
 alone, on a Plan that starts as the event was read and becomes what is written.
 """
 
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from ticketboss.rules import limits
@@ -14,7 +15,6 @@ from ticketboss.rules.errors import (
     CancelledBefore,
     CannotGrow,
     CapacityBelowReserved,
-    Elsewhere,
     EmptySalesWindow,
     ExpiredBefore,
     HoldExpired,
@@ -26,137 +26,8 @@ from ticketboss.rules.errors import (
     SalesClosed,
     SalesNotOpen,
 )
-from ticketboss.rules.model import Event, LedgerEntry, Reservation
-
-# Stands for the time of the transaction that will write the batch.
-NOW = object()
-
-
-class Plan:
-    """What a batch would write of one event: its numbers as the changes leave them, and their rows.
-
-    A plan may also suppose its event rather than have seen it: on sale, with seats
-    for all. Its numbers then only count differences, and the write proves the rest
-    or writes nothing.
-    """
-
-    def __init__(
-        self, event: Event, reservations: list[Reservation], now: datetime, supposed: bool = False
-    ):
-        self.seen = event
-        self.supposed = supposed
-        self.now = now
-        self.available_seats = event.available_seats
-        self.reservation_count = event.reservation_count
-        self.version = event.version
-        # The event after an edit, which is the only change of its plan.
-        self.edited: Event | None = None
-        self.reservations = {r.reservation_id: r for r in reservations}
-        self.read_versions = {r.reservation_id: r.version for r in reservations}
-        self.keys = {(r.partner_id, r.idempotency_key): r for r in reservations}
-        self.new_keys: set[tuple[str, str]] = set()
-        self.entries: list[LedgerEntry] = []
-        self.created: dict[UUID, Reservation] = {}
-        self.changed: dict[UUID, Reservation] = {}
-        # Every version of a reservation that an outcome shows, to be dated.
-        self.shown: list[Reservation] = []
-        # What is acknowledged a second time.
-        self.repeated: set[UUID] = set()
-
-    @classmethod
-    def supposing(
-        cls, event_id: str, reservations: list[Reservation], now: datetime | None
-    ) -> "Plan":
-        """Plan on an event that was not read."""
-        plenty = limits.TOTAL_SEATS_MAXIMUM
-        event = Event(event_id, "", plenty, plenty, 0, 0, None, None, NOW, NOW, False)
-        return cls(event, reservations, now, supposed=True)
-
-    @property
-    def event(self) -> Event:
-        """The event as the changes leave it."""
-        return self.edited or replace(
-            self.seen,
-            available_seats=self.available_seats,
-            reservation_count=self.reservation_count,
-            version=self.version,
-        )
-
-    def create(self, reservation: Reservation, type: str) -> Reservation:
-        self.available_seats -= reservation.seats
-        self.reservation_count += 1
-        self._enter(reservation, type)
-        reservation.created_version = reservation.version
-        self.created[reservation.reservation_id] = reservation
-        if reservation.idempotency_key is not None:
-            key = reservation.partner_id, reservation.idempotency_key
-            self.keys[key] = reservation
-            self.new_keys.add(key)
-        return reservation
-
-    def change(self, reservation: Reservation, type: str, **fields) -> Reservation:
-        after = replace(reservation, **fields)
-        self.available_seats += reservation.seats - after.seats
-        if not after.live:
-            self.available_seats += after.seats
-            self.reservation_count -= 1
-        self._enter(after, type)
-        self.reservations[after.reservation_id] = self.changed[after.reservation_id] = after
-        self.keys[after.partner_id, after.idempotency_key] = after
-        return after
-
-    def edit(self, **fields) -> Event:
-        self.version += 1
-        self.edited = replace(self.seen, version=self.version, **fields)
-        self.available_seats = self.edited.available_seats
-        self.entries.append(
-            LedgerEntry(
-                self.version,
-                "event_updated",
-                None,
-                None,
-                self.edited.total_seats,
-                self.available_seats,
-            )
-        )
-        return self.edited
-
-    def existing(self, reservation_id: UUID) -> Reservation:
-        """Return a reservation of this event as it stands here; raise Elsewhere."""
-        reservation = self.reservations.get(reservation_id)
-        if reservation is None or reservation.event_id != self.seen.event_id:
-            raise Elsewhere
-        return reservation
-
-    def place(self, at: datetime, seen_version: int) -> None:
-        """Put the outcomes where they were written: their versions, and the time for NOW."""
-        shift = seen_version - self.seen.version
-        for reservation in self.shown:
-            reservation.version += shift
-            reservation.created_version += shift if reservation.created_at is NOW else 0
-            if reservation.created_at is NOW:
-                reservation.created_at = at
-                if reservation.hold_seconds is not None:
-                    reservation.expires_at = at + timedelta(seconds=reservation.hold_seconds)
-            if reservation.confirmed_at is NOW:
-                reservation.confirmed_at = at
-            if reservation.cancelled_at is NOW:
-                reservation.cancelled_at = at
-
-    def _enter(self, reservation: Reservation, type: str) -> None:
-        self.version += 1
-        reservation.version = self.version
-        self.shown.append(reservation)
-        self.entries.append(
-            LedgerEntry(
-                reservation.version,
-                type,
-                reservation.reservation_id,
-                reservation.partner_id,
-                reservation.seats,
-                self.available_seats,
-            )
-        )
+from ticketboss.rules.model import NOW, Event, Reservation
+from ticketboss.rules.plan import Key, Plan
 
 
 @dataclass(slots=True, frozen=True)
@@ -185,19 +56,34 @@ class Outcome:
 class Change:
     """Something that a request would do to an event: `apply` decides it on a plan.
 
-    Returns its outcome, or raises the TicketBossError that refuses it.
+    What else it needs, it says. Where it says nothing it is decided on an event that
+    was read, which is slower and never wrong.
     """
 
     __slots__ = ()
 
     # The entity tags that it insists on.
-    if_match = ANY_VERSION
-    # Whether it can be decided on an event that was not read, if it insists on none.
-    supposes = True
+    if_match: IfMatch = ANY_VERSION
     # Whether it is written in a batch of its own.
-    alone = False
+    alone: bool = False
 
-    def apply(self, plan: Plan):
+    @property
+    def may_suppose(self) -> bool:
+        """Whether it can be decided on an event supposed to be on sale, with seats for all."""
+        return False
+
+    @property
+    def reads(self) -> UUID | None:
+        """The reservation that it changes."""
+        return None
+
+    @property
+    def key(self) -> Key | None:
+        """The idempotency key that it brings."""
+        return None
+
+    def apply(self, plan: Plan) -> Any:
+        """Decide it: return its outcome, or raise the TicketBossError that refuses it."""
         raise NotImplementedError
 
 
@@ -214,11 +100,17 @@ class Reserve(Change):
     idempotency_key: str | None = None
     if_match: IfMatch = ANY_VERSION
 
+    @property
+    def may_suppose(self) -> bool:
+        return self.if_match is ANY_VERSION
+
+    @property
+    def key(self) -> Key | None:
+        return None if self.idempotency_key is None else (self.partner_id, self.idempotency_key)
+
     def apply(self, plan: Plan) -> Outcome:
-        if self.idempotency_key is not None:
-            earlier = plan.keys.get((self.partner_id, self.idempotency_key))
-            if earlier is not None:
-                return self._replay(earlier, plan)
+        if self.key is not None and (earlier := plan.keys.get(self.key)) is not None:
+            return self._replay(earlier, plan)
         event = plan.seen
         self.if_match.check(plan.version)
         if event.sales_open_at is not None and plan.now < event.sales_open_at:
@@ -229,20 +121,15 @@ class Reserve(Change):
             raise NotEnoughSeats(requested_seats=self.seats, available_seats=plan.available_seats)
         held = self.hold_seconds is not None
         reservation = Reservation(
-            self.reservation_id,
-            self.event_id,
-            self.partner_id,
-            self.seats,
-            "held" if held else "confirmed",
-            0,
-            0,
-            NOW,
-            None,
-            None if held else NOW,
-            None,
-            self.seats,
-            self.hold_seconds,
-            self.idempotency_key,
+            reservation_id=self.reservation_id,
+            event_id=self.event_id,
+            partner_id=self.partner_id,
+            seats=self.seats,
+            status="held" if held else "confirmed",
+            confirmed_at=None if held else NOW,
+            requested_seats=self.seats,
+            hold_seconds=self.hold_seconds,
+            idempotency_key=self.idempotency_key,
         )
         return Outcome(plan.create(reservation, "held" if held else "reserved"))
 
@@ -250,16 +137,28 @@ class Reserve(Change):
         same = (earlier.event_id, earlier.requested_seats, earlier.hold_seconds)
         if same != (self.event_id, self.seats, self.hold_seconds):
             raise IdempotencyKeyReused
-        if earlier.reservation_id not in plan.created:
-            plan.repeated.add(earlier.reservation_id)
-        return Outcome(earlier, replayed=True)
+        return Outcome(plan.repeat(earlier), replayed=True)
 
 
 @dataclass(slots=True)
-class Cancel(Change):
-    """Give a reservation's seats back, or release a hold."""
+class ReservationChange(Change):
+    """A change of one reservation."""
 
     reservation_id: UUID
+
+    @property
+    def may_suppose(self) -> bool:
+        return self.if_match is ANY_VERSION
+
+    @property
+    def reads(self) -> UUID:
+        return self.reservation_id
+
+
+@dataclass(slots=True)
+class Cancel(ReservationChange):
+    """Give a reservation's seats back, or release a hold."""
+
     if_match: IfMatch = ANY_VERSION
 
     def apply(self, plan: Plan) -> Outcome:
@@ -273,18 +172,15 @@ class Cancel(Change):
 
 
 @dataclass(slots=True)
-class Confirm(Change):
+class Confirm(ReservationChange):
     """Turn a hold into a sale."""
 
-    reservation_id: UUID
     if_match: IfMatch = ANY_VERSION
 
     def apply(self, plan: Plan) -> Outcome:
         reservation = _live(plan, self.reservation_id)
         if reservation.status == "confirmed":
-            if reservation.reservation_id not in plan.changed:
-                plan.repeated.add(reservation.reservation_id)
-            return Outcome(reservation, replayed=True)
+            return Outcome(plan.repeat(reservation), replayed=True)
         self.if_match.check(reservation.version)
         return Outcome(
             plan.change(
@@ -294,10 +190,9 @@ class Confirm(Change):
 
 
 @dataclass(slots=True)
-class Extend(Change):
+class Extend(ReservationChange):
     """Let a hold end `hold_seconds` from now."""
 
-    reservation_id: UUID
     hold_seconds: int
     if_match: IfMatch = ANY_VERSION
 
@@ -307,17 +202,17 @@ class Extend(Change):
             raise NotHeld
         self.if_match.check(reservation.version)
         expires_at = plan.now + timedelta(seconds=self.hold_seconds)
-        latest = reservation.created_at + timedelta(seconds=limits.HOLD_TOTAL_SECONDS)
+        made = plan.now if reservation.created_at is NOW else reservation.created_at
+        latest = made + timedelta(seconds=limits.HOLD_TOTAL_SECONDS)
         if expires_at > latest:
             raise HoldLimit(latest_expires_at=latest)
         return Outcome(plan.change(reservation, "extended", expires_at=expires_at))
 
 
 @dataclass(slots=True)
-class Reduce(Change):
+class Reduce(ReservationChange):
     """Give back all seats but `seats`."""
 
-    reservation_id: UUID
     seats: int
     if_match: IfMatch = ANY_VERSION
 
@@ -336,10 +231,9 @@ class Edit(Change):
     Alone, because a sales window that moves within a batch could not be checked.
     """
 
-    supposes = False
     alone = True
 
-    fields: dict = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
     if_match: IfMatch = ANY_VERSION
 
     def apply(self, plan: Plan) -> Event:
@@ -358,8 +252,6 @@ class Edit(Change):
 @dataclass(slots=True)
 class Look(Change):
     """Change nothing: see the event with everything that has expired settled."""
-
-    supposes = False
 
     def apply(self, plan: Plan) -> Event:
         return plan.event

@@ -1,8 +1,12 @@
-"""What the service speaks of: events and reservations, as the database holds them."""
+"""What the service speaks of: events, reservations and their ledger, as the database holds them.
+
+Fields are columns: a row becomes a record by the names that its statement gives them.
+"""
 
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal, get_args
 from uuid import UUID
 
 from ticketboss.rules import limits
@@ -10,10 +14,37 @@ from ticketboss.rules import limits
 # Not . or .., which clients take out of an address (RFC 3986, section 5.2.4).
 EVENT_ID = re.compile(rf"(?!\.{{1,2}}\Z)[a-z0-9._-]{{1,{limits.EVENT_ID_LENGTH}}}\Z")
 
+# What a reservation is. The first two have their seats, the others gave them back.
+Status = Literal["held", "confirmed", "cancelled", "expired"]
+STATUSES: tuple[Status, ...] = get_args(Status)
+LIVE: frozenset[Status] = frozenset(("held", "confirmed"))
 
-@dataclass(slots=True)
+# What a row of the ledger says has happened.
+Kind = Literal[
+    "reserved",
+    "held",
+    "confirmed",
+    "reduced",
+    "extended",
+    "cancelled",
+    "expired",
+    "event_updated",
+]
+
+
+class Now:
+    """Stands for the time of the transaction that will write a change."""
+
+    def __repr__(self) -> str:
+        return "NOW"
+
+
+NOW = Now()
+
+
+@dataclass(slots=True, kw_only=True)
 class Event:
-    """An event as one statement saw it; the fields are columns of read_event.sql."""
+    """An event as one statement saw it (read_event.sql)."""
 
     event_id: str
     name: str
@@ -25,6 +56,7 @@ class Event:
     sales_close_at: datetime | None
     created_at: datetime
     read_at: datetime
+    # Whether a hold has ended and is not in the ledger yet.
     unsettled: bool
 
     @property
@@ -32,39 +64,42 @@ class Event:
         return self.total_seats - self.available_seats
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Reservation:
-    """A reservation; the fields are columns of read_reservation.sql."""
+    """A reservation (read_reservation.sql)."""
 
     reservation_id: UUID
     event_id: str
     partner_id: str
     seats: int
-    status: str
-    version: int
-    created_version: int
-    created_at: datetime | None
-    expires_at: datetime | None
-    confirmed_at: datetime | None
-    cancelled_at: datetime | None
+    status: Status
+    # The event's versions that changed it last and that made it; on a plan, where a
+    # change would put them.
+    version: int = 0
+    created_version: int = 0
+    created_at: datetime | Now = NOW
+    expires_at: datetime | None = None
+    confirmed_at: datetime | Now | None = None
+    cancelled_at: datetime | Now | None = None
     requested_seats: int
-    hold_seconds: int | None
-    idempotency_key: str | None
+    hold_seconds: int | None = None
+    idempotency_key: str | None = None
+    # Whether its hold has ended and is not in the ledger yet.
     overdue: bool = False
 
     @property
     def live(self) -> bool:
-        return self.status in ("held", "confirmed")
+        return self.status in LIVE
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class LedgerEntry:
-    """One change of an event; the fields are columns of list_changes.sql."""
+    """One change of an event (list_changes.sql)."""
 
     version: int
-    type: str
-    reservation_id: UUID | None
-    partner_id: str | None
+    type: Kind
+    reservation_id: UUID | None = None
+    partner_id: str | None = None
     seats: int
     available_seats: int
-    at: datetime | None = None
+    at: datetime | Now = NOW

@@ -6,9 +6,9 @@ from werkzeug.local import LocalProxy
 from ticketboss.config import Config
 from ticketboss.data.store import Store
 from ticketboss.rules.ids import ReservationIds
-from ticketboss.selling.write_path import WritePath
+from ticketboss.selling.line import Line
 
 config: Config = LocalProxy(lambda: current_app.extensions["ticketboss"]["config"])
 ids: ReservationIds = LocalProxy(lambda: current_app.extensions["ticketboss"]["ids"])
 store: Store = LocalProxy(lambda: current_app.extensions["ticketboss"]["store"])
-write_path: WritePath = LocalProxy(lambda: current_app.extensions["ticketboss"]["write_path"])
+write_path: Line = LocalProxy(lambda: current_app.extensions["ticketboss"]["write_path"])

@@ -1,0 +1,173 @@
+"""What a batch would write of one event: its numbers as the changes leave them, and their rows."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from ticketboss.rules import limits
+from ticketboss.rules.errors import Elsewhere
+from ticketboss.rules.model import NOW, Event, Kind, LedgerEntry, Reservation
+
+# Where nothing is read there is no time either; what needs one reads a reservation.
+UNKNOWN = datetime.max
+
+Key = tuple[str, str]  # a partner's id, and an idempotency key of this partner
+
+
+class Plan:
+    """Starts as the event was read and becomes what is written, change by change.
+
+    A plan may also suppose its event rather than have seen it: on sale, with seats
+    for all. Its numbers then only count differences, and the write proves the rest
+    or writes nothing.
+    """
+
+    def __init__(
+        self,
+        event: Event,
+        reservations: Iterable[Reservation],
+        now: datetime,
+        supposed: bool = False,
+    ):
+        self.seen = event
+        self.supposed = supposed
+        self.now = now
+        self.available_seats = event.available_seats
+        self.reservation_count = event.reservation_count
+        self.version = event.version
+        # The event after an edit, which is the only change of its plan.
+        self.edited: Event | None = None
+        self.reservations: dict[UUID, Reservation] = {}
+        self.read_versions: dict[UUID, int] = {}
+        self.keys: dict[Key, Reservation] = {}
+        for reservation in reservations:
+            self.reservations[reservation.reservation_id] = reservation
+            self.read_versions[reservation.reservation_id] = reservation.version
+            if reservation.idempotency_key is not None:
+                self.keys[reservation.partner_id, reservation.idempotency_key] = reservation
+        self.new_keys: set[Key] = set()
+        # Whether any of it may only be written while sales are open.
+        self.sells = False
+        self.entries: list[LedgerEntry] = []
+        self.created: dict[UUID, Reservation] = {}
+        self.changed: dict[UUID, Reservation] = {}
+        # Every version of a reservation that an outcome shows, to be dated.
+        self.shown: list[Reservation] = []
+        # What is acknowledged a second time.
+        self.repeated: set[UUID] = set()
+
+    @classmethod
+    def supposing(
+        cls, event_id: str, reservations: Iterable[Reservation] = (), now: datetime | None = None
+    ) -> "Plan":
+        """Plan on an event that was not read."""
+        now = now or UNKNOWN
+        event = Event(
+            event_id=event_id,
+            name="",
+            total_seats=limits.TOTAL_SEATS_MAXIMUM,
+            available_seats=limits.TOTAL_SEATS_MAXIMUM,
+            reservation_count=0,
+            version=0,
+            sales_open_at=None,
+            sales_close_at=None,
+            created_at=now,
+            read_at=now,
+            unsettled=False,
+        )
+        return cls(event, reservations, now, supposed=True)
+
+    @property
+    def event(self) -> Event:
+        """The event as the changes leave it."""
+        return self.edited or replace(
+            self.seen,
+            available_seats=self.available_seats,
+            reservation_count=self.reservation_count,
+            version=self.version,
+        )
+
+    def create(self, reservation: Reservation, kind: Kind) -> Reservation:
+        self.sells = True
+        self.available_seats -= reservation.seats
+        self.reservation_count += 1
+        self._enter(reservation, kind)
+        reservation.created_version = reservation.version
+        self.created[reservation.reservation_id] = reservation
+        if reservation.idempotency_key is not None:
+            key = reservation.partner_id, reservation.idempotency_key
+            self.keys[key] = reservation
+            self.new_keys.add(key)
+        return reservation
+
+    def change(self, reservation: Reservation, kind: Kind, **fields: Any) -> Reservation:
+        after = replace(reservation, **fields)
+        self.available_seats += reservation.seats - after.seats
+        if not after.live:
+            self.available_seats += after.seats
+            self.reservation_count -= 1
+        self._enter(after, kind)
+        self.reservations[after.reservation_id] = self.changed[after.reservation_id] = after
+        if after.idempotency_key is not None:
+            self.keys[after.partner_id, after.idempotency_key] = after
+        return after
+
+    def edit(self, **fields: Any) -> Event:
+        self.version += 1
+        self.edited = replace(self.seen, version=self.version, **fields)
+        self.available_seats = self.edited.available_seats
+        self.entries.append(
+            LedgerEntry(
+                version=self.version,
+                type="event_updated",
+                seats=self.edited.total_seats,
+                available_seats=self.available_seats,
+            )
+        )
+        return self.edited
+
+    def existing(self, reservation_id: UUID) -> Reservation:
+        """Return a reservation of this event as it stands here; raise Elsewhere."""
+        reservation = self.reservations.get(reservation_id)
+        if reservation is None or reservation.event_id != self.seen.event_id:
+            raise Elsewhere
+        return reservation
+
+    def repeat(self, reservation: Reservation) -> Reservation:
+        """Note that a reservation is acknowledged as it is already, which must be durable."""
+        id = reservation.reservation_id
+        if id not in self.created and id not in self.changed:
+            self.repeated.add(id)
+        return reservation
+
+    def place(self, at: datetime, seen_version: int) -> None:
+        """Put the outcomes where they were written: their versions, and the time for NOW."""
+        shift = seen_version - self.seen.version
+        for reservation in self.shown:
+            reservation.version += shift
+            if reservation.created_at is NOW:
+                reservation.created_version += shift
+                reservation.created_at = at
+                if reservation.hold_seconds is not None:
+                    reservation.expires_at = at + timedelta(seconds=reservation.hold_seconds)
+            if reservation.confirmed_at is NOW:
+                reservation.confirmed_at = at
+            if reservation.cancelled_at is NOW:
+                reservation.cancelled_at = at
+
+    def _enter(self, reservation: Reservation, kind: Kind) -> None:
+        self.version += 1
+        reservation.version = self.version
+        self.shown.append(reservation)
+        self.entries.append(
+            LedgerEntry(
+                version=self.version,
+                type=kind,
+                reservation_id=reservation.reservation_id,
+                partner_id=reservation.partner_id,
+                seats=reservation.seats,
+                available_seats=self.available_seats,
+            )
+        )

@@ -1,0 +1,425 @@
+"""Serve a batch: decide its changes and write them as one transaction, without threads.
+
+A batch is decided and written event by event: what is in the way of one event
+holds up no other. What is left are the rivals in other processes. The version
+check finds them, and the next batch decides again on the event as they left it.
+
+What a batch brings for one event is made, decided and sent:
+
+    Part ── decide ──▶ Decided ── write ──▶ Sent ──▶ answered
+     │                    │                  ├─ not as supposed, or locked ──▶ comes again
+     │                    │                  └─ its answer is lost ──▶ remembered, looked for
+     │                    └─ nothing to write ──▶ answered
+     └─ unsettled, or moved on while it was read ──▶ comes again
+"""
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+from uuid import UUID, uuid4
+
+from ticketboss.data.database import Conflict, ConnectionLost, Rejected
+from ticketboss.data.store import KeyUsed, Locked, Store, Written
+from ticketboss.rules import limits
+from ticketboss.rules.errors import (
+    Elsewhere,
+    EventNotFound,
+    Overloaded,
+    TicketBossError,
+    Unavailable,
+)
+from ticketboss.rules.model import NOW, Event, Reservation
+from ticketboss.rules.plan import Plan
+from ticketboss.selling.line import Turn
+
+log = logging.getLogger(__name__)
+
+# Stands for the version of an event whose reservation is locked: that may move on meanwhile.
+STUCK = -1
+
+
+class Came(IntEnum):
+    """What became of turns that were served together; the worst of several counts."""
+
+    THROUGH = 0  # nothing was in the way; who has no answer comes again at once
+    LATER = 1  # a rival was in the way, or the database: the next try waits a moment
+    NOT_TAKEN = 2  # the database did not take them in time
+
+
+class Part:
+    """The turns of a batch that are about one event."""
+
+    def __init__(self, event_id: str, turns: list[Turn]):
+        self.event_id = event_id
+        self.turns = turns
+        # What was sent of these turns before, where no answer came.
+        self.lost = {sent for turn in turns for sent in turn.memory.lost}
+
+    @property
+    def may_suppose(self) -> bool:
+        """Whether all of it can be decided on an event that was not read."""
+        return all(t.change.may_suppose and not t.memory.disproved for t in self.turns)
+
+    @property
+    def brings_keys(self) -> bool:
+        return any(turn.change.key for turn in self.turns)
+
+    def about(self, reservation_ids: frozenset[UUID]) -> list[Turn]:
+        """Return the turns that would change one of some reservations."""
+        return [turn for turn in self.turns if turn.change.reads in reservation_ids]
+
+
+@dataclass(slots=True, frozen=True)
+class Decision:
+    """What was decided for a turn: its outcome, or the fact that refuses it."""
+
+    turn: Turn
+    outcome: Any = None
+    fact: TicketBossError | None = None
+
+
+class Decided:
+    """A part with a decision for every turn, and the plan that they make."""
+
+    def __init__(self, part: Part, plan: Plan, decisions: list[Decision]):
+        self.part = part
+        self.plan = plan
+        self.decisions = decisions
+
+    @property
+    def refuses(self) -> bool:
+        """Whether anything was refused that the event's own state decides."""
+        return any(d.fact and not isinstance(d.fact, Elsewhere) for d in self.decisions)
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it refuses a turn, or writes nothing, that was sent before and may land yet."""
+        return bool(self.part.lost) and any(
+            d.turn.memory.lost and (d.fact is not None or not self.plan.entries)
+            for d in self.decisions
+        )
+
+    def answer(self, written: Written | None = None) -> None:
+        """Tell every turn what was decided, dated by where it was written."""
+        if written:
+            self.plan.place(*written)
+        for decision in self.decisions:
+            if written and decision.fact is not None:
+                decision.fact.date(NOW, written.at)
+            decision.turn.answer(decision.outcome, decision.fact)
+
+
+@dataclass(frozen=True, eq=False)
+class Sent:
+    """A decided part that is on its way to the database, known by the batch's id."""
+
+    decided: Decided
+    batch_id: UUID
+
+    def lose(self) -> None:
+        """Note with the turns that it would make that its answer was lost."""
+        for decision in self.decided.decisions:
+            if decision.fact is None:
+                decision.turn.memory.lost.append(self)
+
+
+@dataclass(slots=True)
+class Reading:
+    """What was read for a batch: events first, then what the version check proves with them."""
+
+    events: dict[str, Event]
+    reservations: list[Reservation]
+    # When the reservations were read; None: there are none.
+    at: datetime | None
+
+    @property
+    def overdue(self) -> set[str]:
+        """The events of which a hold that was read has ended, and is not in the ledger yet."""
+        return {r.event_id for r in self.reservations if r.overdue}
+
+    def moved_on(self, event: Event) -> bool:
+        """Whether the event has changed since it was read, so that no one state was read.
+
+        Its version check would tell, but what is refused is not written.
+        """
+        return any(
+            r.version > event.version for r in self.reservations if r.event_id == event.event_id
+        )
+
+
+class Batches:
+    """Serves batches on one database; for one thread at a time."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        # The events of the last batch that were not as supposed, or refused something:
+        # the next reads them.
+        self.doubtful: set[str] = set()
+        # How many batches in a row lost to rivals as a whole.
+        self._conflicts = 0
+
+    @property
+    def silent(self) -> bool:
+        """Whether the database left its last caller without an answer."""
+        return self._store.database.silent
+
+    def serve(self, batch: list[Turn]) -> bool:
+        """Answer the turns of a batch; whoever has no answer then comes again.
+
+        Tell whether that should wait a moment.
+        """
+        self.doubtful &= {turn.event_id for turn in batch}
+        return self._serve(batch) is not Came.THROUGH
+
+    def _serve(self, turns: list[Turn]) -> Came:
+        """Try to serve turns as one transaction; where that fails as a whole, event by event."""
+        turns = [turn for turn in turns if not turn.answered]
+        if not turns:
+            return Came.THROUGH
+        parts = _parts(turns)
+        try:
+            came = self._attempt(parts)
+        except KeyUsed:
+            for part in parts:
+                if part.brings_keys:
+                    self._doubt(part)
+            return self._serve([t for part in parts if not part.brings_keys for t in part.turns])
+        except Conflict:
+            self._conflicts += 1
+            if len(parts) == 1 or self._conflicts <= limits.CONFLICTS_TOGETHER:
+                return Came.LATER
+        except ConnectionLost:
+            deadline = self._store.database.deadline()
+            for turn in turns:
+                turn.otherwise, turn.deadline = Unavailable, min(turn.deadline, deadline)
+            return Came.LATER
+        except (Unavailable, Overloaded) as failure:
+            if len(parts) == 1 or self.silent or isinstance(failure, Overloaded):
+                _fail(turns, failure)
+                return Came.NOT_TAKEN
+        except Rejected as rejection:
+            if len(parts) == 1:
+                return self._without_the_poisoned(turns, rejection)
+        else:
+            self._conflicts = 0
+            return came
+        return self._event_by_event(parts)
+
+    def _event_by_event(self, parts: list[Part]) -> Came:
+        """Serve each part as a transaction: what is wrong with one event is to fail no other."""
+        came = Came.THROUGH
+        not_taken = 0
+        for part in parts:
+            if not_taken >= limits.PIECES_UNAVAILABLE:
+                # It is not about them: the rest is told so at once.
+                _fail(part.turns, Unavailable())
+            elif not self.silent:
+                piece = self._serve(part.turns)
+                not_taken += piece is Came.NOT_TAKEN
+                came = max(came, piece)
+        return came
+
+    def _without_the_poisoned(self, turns: list[Turn], rejection: Rejected) -> Came:
+        """Serve the turns of one event, one of which the database rejects: that fails alone."""
+        if lost := [turn for turn in turns if turn.memory.lost]:
+            # They may have been written: not to be tried in halves.
+            for turn in lost:
+                turn.answer(failure=Unavailable())
+            return Came.LATER
+        if len(turns) == 1:
+            log.error("the database rejects a change: %s", rejection)
+            turns[0].answer(failure=TicketBossError())
+            return Came.THROUGH
+        half = len(turns) // 2
+        came = self._serve(turns[:half])
+        if all(turn.answered for turn in turns[:half]):  # or they would lose their place
+            came = max(came, self._serve(turns[half:]))
+        return came
+
+    # --- One try ----------------------------------------------------------------
+
+    def _attempt(self, parts: list[Part]) -> Came:
+        """Decide parts and write them as one transaction, each for itself.
+
+        A part may suppose that its event is on sale with seats for all, which the
+        write proves. Otherwise the event is read, after the requests arrived, and
+        the version check proves what was read.
+        """
+        unsure = [p.event_id for p in parts if p.event_id in self.doubtful or not p.may_suppose]
+        read = self._read(parts, unsure)
+        overdue = read.overdue
+        came = Came.THROUGH
+        decided: list[Decided] = []
+        unsettled: list[tuple[Part, Event]] = []
+        for part in parts:
+            event = read.events.get(part.event_id)
+            if event is None and part.event_id in unsure:
+                _fail(part.turns, EventNotFound())
+            elif part.event_id in overdue or (event and event.unsettled):
+                self._doubt(part)
+                if event:
+                    unsettled.append((part, event))
+            elif event and read.moved_on(event):
+                came = Came.LATER
+            elif not self._recover(part):
+                plan = (
+                    Plan(event, read.reservations, read.at or event.read_at)
+                    if event
+                    else Plan.supposing(part.event_id, read.reservations, read.at)
+                )
+                if made := self._decide(part, plan):
+                    decided.append(made)
+        came = max(came, self._conclude(decided))
+        for part, event in unsettled:
+            came = max(came, self._settle(part, event))
+        return came
+
+    def _read(self, parts: list[Part], unsure: list[str]) -> Reading:
+        """Read events, and then what the changes are about: the version check proves it all.
+
+        Keys are looked up where the event is read. Elsewhere they are supposed to be
+        new, which their unique index proves.
+        """
+        events = self._store.read_events(unsure) if unsure else {}
+        changes = [(part, turn.change) for part in parts for turn in part.turns]
+        reservations, at = self._store.read_reservations(
+            [change.reads for _, change in changes if change.reads],
+            [change.key for part, change in changes if change.key and part.event_id in unsure],
+        )
+        return Reading(events, reservations, at)
+
+    def _recover(self, part: Part) -> bool:
+        """Answer those of a part whose lost write is found to have been made.
+
+        Called after the event was read, so that one that lands later conflicts.
+        """
+        for sent in part.lost:
+            if written := self._store.find_batch(sent.decided.plan, sent.batch_id):
+                sent.decided.answer(written)
+                return True
+        return False
+
+    def _decide(self, part: Part, plan: Plan) -> Decided | None:
+        """Decide a part's changes in their order; None: its turns come again."""
+        decisions = []
+        for turn in part.turns:
+            try:
+                decisions.append(Decision(turn, outcome=turn.change.apply(plan)))
+            except TicketBossError as fact:
+                if turn.change.reads and (about := plan.reservations.get(turn.change.reads)):
+                    fact.partner_id = about.partner_id
+                decisions.append(Decision(turn, fact=fact))
+                if isinstance(fact, Elsewhere) and not turn.memory.lost:
+                    turn.answer(failure=fact)  # whatever becomes of this event
+            except Exception as bug:
+                # The plan may be half made: the others are decided again without this one.
+                turn.answer(failure=bug)
+                return None
+        decided = Decided(part, plan, decisions)
+        if plan.supposed and decided.refuses:
+            # Only what the write proves may be supposed: nothing is refused on a supposition.
+            self._doubt(part)
+            return None
+        return decided
+
+    def _conclude(self, decided: list[Decided]) -> Came:
+        """Answer what is decided: at once where nothing changes, else when it is written."""
+        if repeated := [id for made in decided for id in made.plan.repeated]:
+            # One stands for all: what is durable is so in the order of commits.
+            self._store.make_durable(repeated[0])
+        came = Came.THROUGH
+        writing: list[Decided] = []
+        keys: set[tuple[str, str]] = set()
+        for made in decided:
+            if made.uncertain:
+                came = Came.LATER
+            elif not made.plan.entries:
+                self._answer(made)
+            # A key that another event's part brings, too, is judged when that is written.
+            elif keys.isdisjoint(made.plan.new_keys):
+                keys |= made.plan.new_keys
+                writing.append(made)
+        outcomes = self._write(writing) if writing else {}
+        unstuck: list[Turn] = []
+        for made in writing:
+            part = made.part
+            match outcomes.get(part.event_id):
+                case Written() as written:
+                    self._answer(made, written)
+                case Locked(version, stuck):
+                    concerned = part.about(stuck)
+                    self._put_off(concerned or part.turns, STUCK if concerned else version)
+                    if concerned:
+                        unstuck += [turn for turn in part.turns if turn not in concerned]
+                    came = Came.LATER
+                case None:
+                    self._doubt(part)
+                    if not made.plan.supposed:
+                        came = Came.LATER
+        if unstuck:
+            self._serve(unstuck)
+        return came
+
+    def _write(self, decided: list[Decided]) -> dict[str, Written | Locked]:
+        """Write parts as one transaction; what each becomes is what Store.write tells."""
+        batch_id = uuid4()
+        sent = [Sent(each, batch_id) for each in decided]
+        plans = [each.plan for each in decided]
+        try:
+            if plans[0].edited:  # alone
+                return {plans[0].seen.event_id: self._store.edit(plans[0], batch_id)}
+            return self._store.write(plans, batch_id)
+        except ConnectionLost:
+            for each in sent:
+                each.lose()
+            raise
+
+    def _answer(self, decided: Decided, written: Written | None = None) -> None:
+        decided.answer(written)
+        # Where something was refused or repeated, the next is likely to be, too.
+        if decided.refuses or decided.plan.repeated:
+            self.doubtful.add(decided.part.event_id)
+        else:
+            self.doubtful.discard(decided.part.event_id)
+
+    def _doubt(self, part: Part) -> None:
+        """Let the turns of a part, and who joins them, be decided on the event as it is read."""
+        self.doubtful.add(part.event_id)
+        for turn in part.turns:
+            turn.memory.disproved = True
+
+    def _settle(self, part: Part, event: Event) -> Came:
+        """Settle the event of a part, for the next batch."""
+        if self._store.settle(event):
+            return Came.THROUGH
+        self._put_off(part.turns, event.version)
+        return Came.LATER
+
+    def _put_off(self, turns: list[Turn], version: int) -> None:
+        """Let turns wait for whoever has the rows, unless it stands still at a version."""
+        now = time.monotonic()
+        for turn in turns:
+            locked = turn.memory.locked
+            if locked is None or locked[0] != version:
+                turn.memory.locked = version, now
+            elif now - locked[1] > limits.LOCK_PATIENCE:
+                _fail([turn], Unavailable())
+
+
+def _parts(turns: Iterable[Turn]) -> list[Part]:
+    """Return a part for each event, in the order in which they first appear."""
+    events: dict[str, list[Turn]] = {}
+    for turn in turns:
+        events.setdefault(turn.event_id, []).append(turn)
+    return [Part(event_id, turns) for event_id, turns in events.items()]
+
+
+def _fail(turns: list[Turn], failure: TicketBossError) -> None:
+    """Tell all the same, but for those that may have been written."""
+    for turn in turns:
+        if not turn.memory.lost:
+            turn.answer(failure=failure)
