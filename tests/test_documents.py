@@ -1,4 +1,4 @@
-"""What the README says is so: its curl lines, its tables, its SQL and its commands."""
+"""What the documents say is so: their curl lines, tables, SQL, commands and links."""
 
 import contextlib
 import dataclasses
@@ -17,23 +17,29 @@ from ticketboss.config import Config, ConfigurationError, load
 from ticketboss.rules import errors, limits
 from ticketboss.serving import worker
 
-README = (ROOT / "README.md").read_text("utf-8")
+# The text of every document, by its path.
+DOCUMENTS = {
+    str(file.relative_to(ROOT)): file.read_text("utf-8")
+    for folder in (".", "docs", "tests/benchmark")
+    for file in sorted((ROOT / folder).glob("*.md"))
+}
+EVERYTHING = "\n".join(DOCUMENTS.values())
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 ADDRESS = "http://127.0.0.1:8080"
 # Printed between two commands, so that their answers can be told apart.
 BORDER = "\x1e"
 
 
-def blocks(*languages: str) -> list[str]:
-    """Return the fenced blocks of the README in some languages, in order."""
-    return [text for language, text in FENCE.findall(README) if language in languages]
+def blocks(text: str, *languages: str) -> list[str]:
+    """Return the fenced blocks of a text in some languages, in order."""
+    return [block for language, block in FENCE.findall(text) if language in languages]
 
 
 def table(*head: str) -> list[list[str]]:
-    """Return the cells of the one table of the README with this head."""
+    """Return the cells of the one table of all documents with this head."""
     top = "| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|\n"
-    assert README.count(top) == 1
-    rows = README.partition(top)[2].partition("\n\n")[0].strip().splitlines()
+    assert EVERYTHING.count(top) == 1
+    rows = EVERYTHING.partition(top)[2].partition("\n\n")[0].strip().splitlines()
     cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
     assert all(len(row) == len(head) for row in cells)
     return cells
@@ -48,16 +54,16 @@ def bare(cell: str) -> str:
 
 @dataclasses.dataclass
 class Command:
-    """A command line, and what the README shows as its output."""
+    """A command line, and what a document shows as its output."""
 
     text: str
     shown: str
 
 
-def commands() -> list[Command]:
+def commands(text: str) -> list[Command]:
     """Return what the console blocks show after each prompt, and every line of sh blocks."""
     found = []
-    for block in blocks("console", "sh"):
+    for block in blocks(text, "console", "sh"):
         continued = False
         for line in block.splitlines():
             if continued:
@@ -104,11 +110,20 @@ def parsed(output: str) -> tuple[list[str], object]:
     return head, json.loads(body) if body.strip() else None
 
 
+# The documents with curl lines, and of how many calls at least.
+CALLS = {"README.md": 7, "docs/api.md": 20}
+
+
+def test_no_other_document_shows_commands_and_their_answers():
+    assert {name for name, text in DOCUMENTS.items() if commands(text)} == set(CALLS)
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
-def test_the_curl_lines_work_in_their_order_and_give_the_answers_shown(server):
-    lines = commands()
-    assert sum(command.text.count(ADDRESS) for command in lines) >= 15
+@pytest.mark.parametrize("name", CALLS)
+def test_the_curl_lines_work_in_their_order_and_give_the_answers_shown(name, server):
+    lines = commands(DOCUMENTS[name])
+    assert sum(command.text.count(ADDRESS) for command in lines) >= CALLS[name]
     script = f"\nprintf '%s' '{BORDER}'\n".join(command.text for command in lines)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script.replace(ADDRESS, _address(server))],
@@ -278,7 +293,7 @@ def test_the_table_of_modules_lists_exactly_the_modules():
 # --- The rest ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", blocks("sql"), ids=lambda block: block.split()[0])
+@pytest.mark.parametrize("block", blocks(EVERYTHING, "sql"), ids=lambda block: block.split()[0])
 def test_the_sql_that_is_shown_is_the_sql_that_runs(block):
     shown = [line for line in squeezed(block) if "…" not in line]
     assert shown
@@ -294,7 +309,7 @@ def squeezed(text: str) -> list[str]:
 
 def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    named = set(re.findall(r"(?:`|^    )make ([a-z]+)", README, re.MULTILINE))
+    named = set(re.findall(r"(?:`|^    )make ([a-z]+)", EVERYTHING, re.MULTILINE))
     assert named >= {"run", "test"}
     assert named <= targets
     assert (
@@ -303,7 +318,7 @@ def test_every_make_target_that_is_named_exists():
 
 
 def test_every_command_of_flask_that_is_named_exists(application):
-    named = re.findall(r"flask --app ticketboss (\w+)(?: ([a-z|]+))?", README)
+    named = re.findall(r"flask --app ticketboss (\w+)(?: ([a-z|]+))?", EVERYTHING)
     assert {command for command, _ in named} == {"verify", "events"}
     for command, parts in named:
         known = getattr(application.cli.commands[command], "commands", {})
@@ -329,28 +344,71 @@ def test_every_command_of_flask_that_is_named_exists(application):
     ],
 )
 def test_every_bound_that_is_told_is_the_one_in_force(told):
-    assert told in " ".join(README.split())
+    assert told in " ".join(EVERYTHING.split())
 
 
-def test_every_link_leads_somewhere():
-    headings = {
-        re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
-        for heading in re.findall(r"^#+ (.+)$", README, re.MULTILINE)
-    }
-    links = re.findall(r"\]\(([^)]+)\)", README)
-    assert len(links) > 5
-    for link in links:
-        place, _, heading = link.partition("#")
-        assert heading in headings if not place else Path(ROOT, place).exists(), link
+def headings(text: str) -> list[str]:
+    """Return what a link would call the headings of a document."""
+    return [
+        re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.MULTILINE)
+    ]
 
 
-def test_the_readme_has_a_place_for_the_measurements():
-    start, end = (README.index(f"<!-- benchmark:{name} -->") for name in ("start", "end"))
-    assert README.index("\n## Speed\n") < start < end
+def links(name: str) -> list[tuple[Path, str]]:
+    """Return the file and the heading to which each link of a document leads."""
+    found = re.findall(r"\]\(([^)]+)\)", FENCE.sub("", DOCUMENTS[name]))
+    parts = [link.partition("#") for link in found if "://" not in link]
+    folder = (ROOT / name).parent
+    return [
+        ((folder / place).resolve() if place else ROOT / name, heading)
+        for place, _, heading in parts
+    ]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_leads_somewhere(name):
+    for file, heading in links(name):
+        assert file.exists(), file
+        if heading:
+            assert headings(file.read_text("utf-8")).count(heading) == 1, heading
+
+
+def test_every_document_and_picture_can_be_reached_from_the_readme():
+    reached, ways = set(), [ROOT / "README.md"]
+    while ways:
+        file = ways.pop()
+        if file not in reached:
+            reached.add(file)
+            name = str(file.relative_to(ROOT))
+            ways += [place for place, _ in links(name)] if name in DOCUMENTS else []
+    pictures = {file for folder in ("docs", "tests") for file in (ROOT / folder).rglob("*.svg")}
+    assert {ROOT / name for name in DOCUMENTS} | pictures <= reached
+
+
+def test_the_readme_can_be_read_in_one_go():
+    assert len(DOCUMENTS["README.md"].splitlines()) < 200
+
+
+def test_the_measurements_that_are_shown_are_those_of_the_benchmark():
+    page = DOCUMENTS["docs/performance.md"]
+    (shown,) = blocks(page, "text")
+    lines = squeezed(shown)
+    results = json.loads((ROOT / "tests/benchmark/results.json").read_text("utf-8"))
+    for row in results["rows"]:
+        measured = row["value"] if isinstance(row["value"], int) else f"{row['value']:.2f}"
+        (line,) = (line for line in lines if line.startswith(row["name"]))
+        assert line.removeprefix(row["name"]).split()[0] == str(measured)
+        assert line.endswith(row["detail"])
+    for point in results["connections"]:
+        assert any(
+            line.split()[:2] == [str(point["connections"]), f"{point['rate']:,.0f}"]
+            for line in lines
+        )
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_lines_are_short_enough_to_be_read_in_a_terminal(name):
-    text = FENCE.sub("", (ROOT / name).read_text("utf-8"))
+    text = FENCE.sub("", DOCUMENTS[name])
     lines = [line for line in text.splitlines() if not line.startswith(("|", "!", "<", "    "))]
     assert [line for line in lines if len(line) > 100] == []
