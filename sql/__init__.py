@@ -1,1 +1,1 @@
-"""The SQL of TicketBoss: one statement per file, loaded by ticketboss.data.database."""
+"""The SQL of TicketBoss: one statement per file, loaded by ticketboss.data.statements."""

@@ -1,7 +1,7 @@
 -- Write the changes of one batch, event by event, where the event is as their
 -- decisions suppose it.
 --
--- The statements are in migrations/0005_skip_locked_reservations.sql.
+-- The statements are in functions/write_batch.sql.
 --
 -- A row for an event:  written, on top of seen_version; at is the time that all its
 --                      changes carry. Or not written, because another transaction
@@ -9,4 +9,4 @@
 --                      are those reservations of the batch.
 -- No row for one:      not written, because it is not as supposed.
 SELECT event_id, seen_version, written, at, stuck_ids::text[]
-FROM write_batch(%(batch_id)s, %(parts)s);
+FROM {write_batch}(%(batch_id)s, %(parts)s);

@@ -1,6 +1,7 @@
 """One real PostgreSQL per session, emptied for every test."""
 
 import contextlib
+import secrets
 import shutil
 import signal
 import tempfile
@@ -51,6 +52,15 @@ def _empty(application, sql):
         " INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
         " VALUES ('node-meetup-2025', 'Node.js Meet-up', 500, 500, 500)"
     )
+
+
+@pytest.fixture
+def empty_database(dsn):
+    """Give the connection string of a database without any table."""
+    name = f"empty_{secrets.token_hex(4)}"
+    run_sql(dsn, f"CREATE DATABASE {name}")
+    yield dsn.replace("/postgres?", f"/{name}?")
+    run_sql(dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ SECONDS = 20  # no wait in a test takes this long
 
 def is_write(message: bytes) -> bool:
     """Tell the message that writes a batch."""
-    return b"FROM write_batch(" in message or b"UPDATE events" in message
+    return b"FROM write_batch_" in message or b"UPDATE events" in message
 
 
 def is_lookup(message: bytes) -> bool:

@@ -80,7 +80,8 @@ ADMIN = {"authorization": f"Bearer {ADMIN_KEY}"}
 class Server:
     """A gunicorn with its workers, on a free port of the loopback."""
 
-    def __init__(self, dsn: str | None, **environment):
+    def __init__(self, dsn: str | None, checkout: Path = ROOT, **environment):
+        self.checkout = checkout
         self.port = int(environment.pop("PORT", 0)) or free_port()
         clean = {
             name: value
@@ -101,7 +102,7 @@ class Server:
     def start(self, wait: bool = True) -> "Server":
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"],
-            cwd=ROOT,
+            cwd=self.checkout,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=self.log,

@@ -8,7 +8,7 @@ import pytest
 from serving import ADMIN
 from test_lists import read_all
 
-from ticketboss.data.database import statement
+from ticketboss.data.statements import statement
 
 RESERVATIONS = "/api/v1/reservations"
 EVENT = "/api/v1/events/node-meetup-2025"

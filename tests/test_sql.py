@@ -9,7 +9,8 @@ import psycopg2
 import pytest
 from serving import ADMIN_KEY, connect, run_sql
 
-from ticketboss.data.database import Database, statement, without_comments
+from ticketboss.data.database import Database
+from ticketboss.data.statements import functions, statement, without_comments
 from ticketboss.data.store import Store, Written
 from ticketboss.rules.changes import Cancel, Reserve
 from ticketboss.rules.plan import Plan
@@ -29,7 +30,9 @@ MIGRATIONS = sorted(
 DEFINITIONS = {"create_schema_migrations"}  # EXPLAIN takes none of these
 ELSEWHERE = {
     "create_migration": {"version": 1000, "name": "1000_test"},
+    "find_function": {"name": "write_batch"},
     "find_schema_migrations": {},
+    "list_migrations": {},
     "lock_migrations": {},
     "list_event_totals": {},
     "list_ledger": {"event_id": "big", "after": 0, "limit": 10_000},
@@ -108,6 +111,17 @@ def test_a_migration_is_numbered_and_says_what_it_is_for(name):
 
 def test_migrations_are_numbered_from_one_without_gaps():
     assert [int(name[:4]) for name in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
+
+
+@pytest.mark.parametrize("name", functions())
+def test_a_function_says_what_it_is_for_and_is_called_by_a_digest_of_its_text(name):
+    text = resources.files("ticketboss.sql.functions").joinpath(f"{name}.sql").read_text("utf-8")
+    assert re.match(r"-- [A-Z]", text)
+    assert text.count("{" + name + "}") == 1
+    function = functions()[name]
+    assert re.fullmatch(name + "_[0-9a-f]{8}", function.name)
+    assert f"CREATE FUNCTION {function.name}(" in function.sql
+    assert any(f"FROM {function.name}(" in statement(file) for file in FILES)
 
 
 def test_the_loader_drops_comments_that_the_driver_would_interpolate(dsn):
@@ -240,12 +254,13 @@ def test_the_write_finds_its_rows_by_index_even_where_there_are_few(store, sql):
 
     before = whole_tables_read(0)
     assert whole_tables_read(10) == before
-    sql("ALTER FUNCTION write_batch RESET enable_seqscan; DROP INDEX reservations_held_by_end")
+    write_batch = functions()["write_batch"].name
+    sql(f"ALTER FUNCTION {write_batch} RESET enable_seqscan; DROP INDEX reservations_held_by_end")
     try:
         assert whole_tables_read(10) > before  # so this test can fail
     finally:
         sql(
-            "ALTER FUNCTION write_batch SET enable_seqscan = off;"
+            f"ALTER FUNCTION {write_batch} SET enable_seqscan = off;"
             " CREATE INDEX reservations_held_by_end"
             " ON reservations (event_id, expires_at) WHERE status = 'held'"
         )

@@ -1,7 +1,6 @@
 """Starts: many at once, starts that must fail and say why, starts that are interrupted."""
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,21 +16,12 @@ from psycopg2.extensions import make_dsn
 from serving import ROOT, Server, connect, free_port, postgresql, run_sql
 
 from ticketboss.data import migrations
-from ticketboss.data.database import statement
+from ticketboss.data.statements import statement
 from ticketboss.serving import embedded
 from ticketboss.serving.embedded import EmbeddedError
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"]
 VERIFY = [sys.executable, "-m", "flask", "--app", "wsgi", "verify"]
-
-
-@pytest.fixture
-def empty_database(dsn):
-    """Give the connection string of a database without any table."""
-    name = f"empty_{secrets.token_hex(4)}"
-    run_sql(dsn, f"CREATE DATABASE {name}")
-    yield dsn.replace("/postgres?", f"/{name}?")
-    run_sql(dsn, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
@@ -184,6 +174,18 @@ def test_a_database_of_a_newer_release_stops_the_start(empty_database):
     run_sql(empty_database, "INSERT INTO schema_migrations VALUES (9999, '9999_future')")
     for line in refusals({"DATABASE_URL": empty_database}):
         assert "the database has schema version 9999, newer than the " in line
+    assert run_sql(empty_database, "SELECT to_regclass('events')") == [(None,)]
+
+
+def test_a_database_of_before_the_first_release_is_told_to_start_anew(empty_database):
+    run_sql(empty_database, statement("create_schema_migrations"))
+    run_sql(
+        empty_database,
+        "INSERT INTO schema_migrations (version, name)"
+        " VALUES (1, '0001_events_reservations_ledger'), (2, '0002_write_batch')",
+    )
+    for line in refusals({"DATABASE_URL": empty_database}):
+        assert "remove the data folder, or use an empty database" in line
     assert run_sql(empty_database, "SELECT to_regclass('events')") == [(None,)]
 
 

@@ -11,8 +11,7 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
-from functools import cache, partial
-from importlib import resources
+from functools import partial
 from typing import Any, TypeAlias
 
 import psycopg2
@@ -99,25 +98,6 @@ def _wait(connection: _Connection) -> None:
 
 extensions.set_wait_callback(_wait)
 extras.register_uuid()
-
-
-@cache
-def statement(name: str) -> str:
-    """Return the SQL of `sql/<name>.sql` without its comments.
-
-    psycopg2 would interpolate a placeholder inside a comment, where a newline
-    in the value ends the comment; so the driver never sees one.
-    """
-    text = resources.files("ticketboss.sql").joinpath(f"{name}.sql").read_text("utf-8")
-    return without_comments(text)
-
-
-def without_comments(sql: str) -> str:
-    """Drop the lines of `sql` that are comments or empty."""
-    lines = (
-        line for line in sql.splitlines() if line.strip() and not line.lstrip().startswith("--")
-    )
-    return "\n".join(lines)
 
 
 def is_dsn(text: str) -> bool:

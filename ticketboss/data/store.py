@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
-from ticketboss.data.database import Conflict, Database, Rejected, Row, statement
+from ticketboss.data.database import Conflict, Database, Rejected, Row
+from ticketboss.data.statements import statement
 from ticketboss.rules import limits
 from ticketboss.rules.errors import TicketBossError
 from ticketboss.rules.model import NOW, Event, LedgerEntry, Reservation, Status

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ticketboss.data.database import Database, statement
+from ticketboss.data.database import Database
+from ticketboss.data.statements import statement
 from ticketboss.rules.model import LedgerEntry
 
 # What a reservation must be before each type of change: nothing yet, held or sold.

@@ -1,9 +1,6 @@
--- One transaction for the changes of several events, where 0002 wrote one event's.
-DROP FUNCTION write_batch;
-
 -- The one way in which an event's seats change, as a function: PostgreSQL then plans
 -- its statements once for a connection instead of once for each batch, which takes
--- as long as running them. Its form is fixed; sql/write_batch.sql calls it.
+-- as long as running them. sql/write_batch.sql calls it.
 --
 -- A batch has a part for each of its events, and each part is written as a whole
 -- or not at all. It is left out if the event's version differs from the one seen
@@ -12,7 +9,8 @@ DROP FUNCTION write_batch;
 -- is not settled (its seats belong to the pool), or if a reservation that the part
 -- changes has been changed since it was read: no row comes back for it then. It is
 -- also left out, and comes back as not written, if another transaction has the
--- event's row at this moment: waiting for one row would hold up all the others.
+-- event's row, or one of the reservations that it changes, at this moment: waiting
+-- for one row would hold up all the others. Then stuck_ids are those reservations.
 -- Otherwise: the event's row, one ledger row per change, one row per new
 -- reservation, and the rows of those that change.
 --
@@ -21,8 +19,9 @@ DROP FUNCTION write_batch;
 -- every transaction that writes to it. So no table is ever joined: a subquery
 -- with a LIMIT finds each row by its key, or = ANY names the keys of all. Where
 -- several indexes would do, an ORDER BY tells which.
-CREATE FUNCTION write_batch(p_batch_id uuid, p_parts jsonb)
-RETURNS TABLE (event_id text, seen_version bigint, written boolean, at timestamptz)
+CREATE FUNCTION {write_batch}(p_batch_id uuid, p_parts jsonb)
+RETURNS TABLE (
+    event_id text, seen_version bigint, written boolean, at timestamptz, stuck_ids uuid[])
 LANGUAGE plpgsql
 SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
@@ -34,6 +33,7 @@ DECLARE
     v_locked_ids text[];
     v_locked_versions bigint[];
     v_changed_ids uuid[];
+    v_stuck_ids uuid[];
 BEGIN
     WITH seen AS MATERIALIZED (
         SELECT event_id, event.version
@@ -87,6 +87,42 @@ BEGIN
     FROM seen
     LEFT JOIN free USING (event_id);
 
+    v_changed_ids := ARRAY(
+        SELECT reservation_id
+        FROM jsonb_to_recordset(p_parts) AS part (event_id text, changed jsonb),
+             jsonb_to_recordset(changed) AS change (reservation_id uuid)
+        WHERE event_id = ANY (v_event_ids)
+    );
+    IF cardinality(v_changed_ids) > 0 THEN
+        v_stuck_ids := ARRAY(
+            SELECT unnest(v_changed_ids)
+            EXCEPT
+            SELECT reservation_id
+            FROM (
+                SELECT reservation_id
+                FROM reservations
+                WHERE reservation_id = ANY (v_changed_ids)
+                FOR NO KEY UPDATE SKIP LOCKED
+            ) AS free
+        );
+    END IF;
+    IF cardinality(v_stuck_ids) > 0 THEN
+        SELECT array_agg(seen.event_id) FILTER (WHERE NOT stuck),
+               array_agg(seen.version) FILTER (WHERE NOT stuck),
+               v_locked_ids || array_agg(seen.event_id) FILTER (WHERE stuck),
+               v_locked_versions || array_agg(seen.version) FILTER (WHERE stuck)
+        INTO v_event_ids, v_seen_versions, v_locked_ids, v_locked_versions
+        FROM unnest(v_event_ids, v_seen_versions) AS seen (event_id, version)
+        JOIN jsonb_to_recordset(p_parts) AS part (event_id text, changed jsonb) USING (event_id)
+        CROSS JOIN LATERAL (
+            SELECT EXISTS (
+                SELECT
+                FROM jsonb_to_recordset(changed) AS change (reservation_id uuid)
+                WHERE reservation_id = ANY (v_stuck_ids)
+            ) AS stuck
+        ) AS found;
+    END IF;
+
     WITH written AS (
         UPDATE events
         SET available_seats = events.available_seats + available_change,
@@ -130,12 +166,6 @@ BEGIN
     FROM change
     WHERE type IN ('reserved', 'held');
 
-    v_changed_ids := ARRAY(
-        SELECT reservation_id
-        FROM jsonb_to_recordset(p_parts) AS part (event_id text, changed jsonb),
-             jsonb_to_recordset(changed) AS change (reservation_id uuid)
-        WHERE event_id = ANY (v_event_ids)
-    );
     IF cardinality(v_changed_ids) > 0 THEN
         UPDATE reservations
         SET status = change.status,
@@ -154,10 +184,10 @@ BEGIN
     END IF;
 
     RETURN QUERY
-        SELECT seen.event_id, seen.version, true, now()
+        SELECT seen.event_id, seen.version, true, now(), NULL::uuid[]
         FROM unnest(v_event_ids, v_seen_versions) AS seen (event_id, version)
         UNION ALL
-        SELECT seen.event_id, seen.version, false, now()
+        SELECT seen.event_id, seen.version, false, now(), v_stuck_ids
         FROM unnest(v_locked_ids, v_locked_versions) AS seen (event_id, version);
 END
 $$;

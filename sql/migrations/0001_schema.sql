@@ -1,4 +1,4 @@
--- The first schema: events, their reservations, and the ledger of changes.
+-- The schema: events, their reservations, and the ledger of changes.
 --
 -- Keys of event-owned tables lead with event_id, there are no triggers and no
 -- sequences, and ids come in as parameters: the schema also suits databases
@@ -20,7 +20,12 @@ CREATE TABLE events (
     sales_close_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     CONSTRAINT events_one_per_id PRIMARY KEY (event_id),
-    CONSTRAINT events_id_is_printable CHECK (event_id ~ '^[a-z0-9._-]{1,64}$'),
+    -- Checked by every update of the row, whatever that changes: a regular expression
+    -- that counts to 64 takes 6 microseconds, more than the update; this takes 0.3.
+    CONSTRAINT events_id_is_printable CHECK (
+        length(event_id) BETWEEN 1 AND 64
+        AND event_id !~ '[^a-z0-9._-]'
+    ),
     CONSTRAINT events_never_oversold CHECK (available_seats BETWEEN 0 AND total_seats),
     CONSTRAINT events_total_seats_in_range CHECK (total_seats BETWEEN 0 AND 10000000),
     CONSTRAINT events_count_matches_seats CHECK (
