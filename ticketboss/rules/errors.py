@@ -1,6 +1,7 @@
 """The facts a request can meet, and what HTTP says about each of them."""
 
 from datetime import datetime
+from typing import Any
 
 
 class TicketBossError(Exception):
@@ -15,7 +16,7 @@ class TicketBossError(Exception):
     # Whom it refused, for the log, where the request itself did not say.
     partner_id: str | None = None
 
-    def __init__(self, sentence: str | None = None, **members):
+    def __init__(self, sentence: str | None = None, **members: Any):
         super().__init__(sentence or self.sentence)
         self.members = members
 
@@ -25,7 +26,7 @@ class TicketBossError(Exception):
             if value is undated:
                 self.members[name] = at
 
-    def body(self) -> dict:
+    def body(self) -> dict[str, Any]:
         return {"error": str(self), "code": self.code, **self.members}
 
 
@@ -37,7 +38,7 @@ class InvalidRequest(TicketBossError):
 class EmptySalesWindow(InvalidRequest):
     sentence = "salesOpenAt must be before salesCloseAt"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(fields={"salesOpenAt": [self.sentence]})
 
 

@@ -16,7 +16,7 @@ class ReservationIds:
     two events may share a mark, and whoever uses it must be ready to be wrong.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._events: list[str | None] = [None] * MARKS
 
     def new(self, event_id: str) -> UUID:

@@ -6,7 +6,8 @@ Fields are columns: a row becomes a record by the names that its statement gives
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from enum import Enum
+from typing import Final, Literal, get_args
 from uuid import UUID
 
 from ticketboss.rules import limits
@@ -32,14 +33,13 @@ Kind = Literal[
 ]
 
 
-class Now:
+class Now(Enum):
     """Stands for the time of the transaction that will write a change."""
 
-    def __repr__(self) -> str:
-        return "NOW"
+    NOW = "now"
 
 
-NOW = Now()
+NOW: Final = Now.NOW
 
 
 @dataclass(slots=True, kw_only=True)
