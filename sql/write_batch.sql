@@ -7,6 +7,7 @@
 --                      changes carry. Or not written, because another transaction
 --                      has the event's row, or a reservation that changes: stuck_ids
 --                      are those reservations of the batch.
--- No row for one:      not written, because it is not as supposed.
+-- No row for one:      not written, because it is not as supposed; with atomic, because
+--                      another one was not written.
 SELECT event_id, seen_version, written, at, stuck_ids::text[]
-FROM {write_batch}(%(batch_id)s, %(parts)s);
+FROM {write_batch}(%(batch_id)s, %(parts)s, %(atomic)s);

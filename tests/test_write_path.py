@@ -984,12 +984,12 @@ class Losing(Store):
         self._meanwhile = meanwhile
         self._lost = None
 
-    def write(self, plans, batch_id):
+    def write(self, plans, batch_id, atomic=False):
         if self._lost is None:
-            self._lost = plans, batch_id
+            self._lost = plans, batch_id, atomic
             self._meanwhile()
             raise ConnectionLost
-        return super().write(plans, batch_id)
+        return super().write(plans, batch_id, atomic)
 
     def deliver(self):
         return super().write(*self._lost)
@@ -1219,11 +1219,11 @@ def test_a_wrong_mark_ties_a_cancel_to_no_trouble_of_the_other_event(write_path,
 class Piecemeal(Store):
     """A store that takes one event at a time, and takes its time for it."""
 
-    def write(self, plans, batch_id):
+    def write(self, plans, batch_id, atomic=False):
         if len(plans) > 1:
             raise Unavailable
         time.sleep(0.25)
-        return super().write(plans, batch_id)
+        return super().write(plans, batch_id, atomic)
 
 
 def test_no_event_is_refused_because_others_were_slow(dsn, others):

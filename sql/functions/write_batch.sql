@@ -11,15 +11,16 @@
 -- also left out, and comes back as not written, if another transaction has the
 -- event's row, or one of the reservations that it changes, at this moment: waiting
 -- for one row would hold up all the others. Then stuck_ids are those reservations.
--- Otherwise: the event's row, one ledger row per change, one row per new
--- reservation, and the rows of those that change.
+-- Of an atomic batch all parts are left out where one is. Otherwise: the event's
+-- row, one ledger row per change, one row per new reservation, and the rows of those
+-- that change.
 --
 -- Every row is found by an index, whatever the statistics say: a plan made while
 -- the tables were small is kept, and what is read in passing is a conflict with
 -- every transaction that writes to it. So no table is ever joined: a subquery
 -- with a LIMIT finds each row by its key, or = ANY names the keys of all. Where
 -- several indexes would do, an ORDER BY tells which.
-CREATE FUNCTION {write_batch}(p_batch_id uuid, p_parts jsonb)
+CREATE FUNCTION {write_batch}(p_batch_id uuid, p_parts jsonb, p_atomic boolean)
 RETURNS TABLE (
     event_id text, seen_version bigint, written boolean, at timestamptz, stuck_ids uuid[])
 LANGUAGE plpgsql
@@ -121,6 +122,12 @@ BEGIN
                 WHERE reservation_id = ANY (v_stuck_ids)
             ) AS stuck
         ) AS found;
+    END IF;
+
+    IF p_atomic AND jsonb_array_length(p_parts) > coalesce(cardinality(v_event_ids), 0) THEN
+        v_event_ids := '{}';
+        v_seen_versions := '{}';
+        v_changed_ids := '{}';
     END IF;
 
     WITH written AS (

@@ -53,9 +53,9 @@ def _probe(counts: Counter) -> None:
 def _count(store, counts: Counter) -> None:
     write = store.write
 
-    def counted(plans, batch_id):
+    def counted(plans, batch_id, atomic=False):
         try:
-            written = write(plans, batch_id)
+            written = write(plans, batch_id, atomic)
         except Conflict:
             counts["serialization_failures"] += 1
             raise

@@ -173,16 +173,19 @@ class Store:
             found.append(Reservation(**columns))
         return found, read_at
 
-    def write(self, plans: list[Plan], batch_id: UUID) -> dict[str, Written | Locked]:
+    def write(
+        self, plans: list[Plan], batch_id: UUID, atomic: bool = False
+    ) -> dict[str, Written | Locked]:
         """Write plans as one transaction, and tell what became of each, by event id.
 
         A plan whose event was not as it supposes is left out of the answer. Each
-        was written as a whole or not at all. Raises KeyUsed, too.
+        was written as a whole or not at all; with `atomic`, all of them or none.
+        Raises KeyUsed, too.
         """
         parts = json.dumps([_part(plan) for plan in plans])
         try:
             rows = self.database.write(
-                statement("write_batch"), {"batch_id": batch_id, "parts": parts}
+                statement("write_batch"), {"batch_id": batch_id, "parts": parts, "atomic": atomic}
             )
         except Conflict as conflict:
             if conflict.constraint == "reservations_one_per_idempotency_key":

@@ -112,7 +112,7 @@ class Reserve(Change):
         if self.key is not None and (earlier := plan.keys.get(self.key)) is not None:
             return self._replay(earlier, plan)
         event = plan.seen
-        self.if_match.check(plan.version)
+        self.if_match.check(plan.judged_version)
         if event.sales_open_at is not None and plan.now < event.sales_open_at:
             raise SalesNotOpen(sales_open_at=event.sales_open_at)
         if event.sales_close_at is not None and plan.now >= event.sales_close_at:
@@ -167,7 +167,7 @@ class Cancel(ReservationChange):
             raise CancelledBefore(cancelled_at=reservation.cancelled_at)
         if reservation.status == "expired":
             raise ExpiredBefore
-        self.if_match.check(reservation.version)
+        self.if_match.check(plan.judged_version_of(reservation))
         return Outcome(plan.change(reservation, "cancelled", status="cancelled", cancelled_at=NOW))
 
 
@@ -181,7 +181,7 @@ class Confirm(ReservationChange):
         reservation = _live(plan, self.reservation_id)
         if reservation.status == "confirmed":
             return Outcome(plan.repeat(reservation), replayed=True)
-        self.if_match.check(reservation.version)
+        self.if_match.check(plan.judged_version_of(reservation))
         return Outcome(
             plan.change(
                 reservation, "confirmed", status="confirmed", confirmed_at=NOW, expires_at=None
@@ -200,7 +200,7 @@ class Extend(ReservationChange):
         reservation = _live(plan, self.reservation_id)
         if reservation.status == "confirmed":
             raise NotHeld
-        self.if_match.check(reservation.version)
+        self.if_match.check(plan.judged_version_of(reservation))
         expires_at = plan.now + timedelta(seconds=self.hold_seconds)
         made = plan.now if reservation.created_at is NOW else reservation.created_at
         latest = made + timedelta(seconds=limits.HOLD_TOTAL_SECONDS)
@@ -218,7 +218,7 @@ class Reduce(ReservationChange):
 
     def apply(self, plan: Plan) -> Outcome:
         reservation = _live(plan, self.reservation_id)
-        self.if_match.check(reservation.version)
+        self.if_match.check(plan.judged_version_of(reservation))
         if self.seats >= reservation.seats:
             raise CannotGrow(seats=reservation.seats)
         return Outcome(plan.change(reservation, "reduced", seats=self.seats))

@@ -13,6 +13,8 @@ class TicketBossError(Exception):
     status = 500
     code = "internal_error"
     sentence = "Something went wrong on our side"
+    # Whether it says that what was asked for had been done before.
+    done_before = False
     # Whom it refused, for the log, where the request itself did not say.
     partner_id: str | None = None
 
@@ -75,6 +77,7 @@ class CancelledBefore(ReservationNotFound):
     """There is nothing left to cancel: it has been cancelled."""
 
     code = "already_cancelled"
+    done_before = True
 
 
 class ExpiredBefore(ReservationNotFound):
@@ -131,6 +134,20 @@ class EventExists(TicketBossError):
 class CapacityBelowReserved(TicketBossError):
     status, code = 409, "capacity_below_reserved"
     sentence = "More seats are reserved than the new total"
+
+
+class BatchRefused(TicketBossError):
+    """One operation of an atomic batch was refused, and so nothing was made."""
+
+    status, code = 409, "batch_refused"
+    sentence = "An operation of the batch was refused, so none was made"
+
+
+class NotMade(TicketBossError):
+    """It could have been made, but for another operation of its atomic batch."""
+
+    status, code = 424, "not_made"
+    sentence = "Not made, because another operation of the batch was refused"
 
 
 class PreconditionFailed(TicketBossError):

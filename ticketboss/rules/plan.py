@@ -33,6 +33,8 @@ class Plan:
     ):
         self.seen = event
         self.supposed = supposed
+        # Whether all of it is made or none, with the plans of other events.
+        self.atomic = False
         self.now = now
         self.available_seats = event.available_seats
         self.reservation_count = event.reservation_count
@@ -78,6 +80,20 @@ class Plan:
             unsettled=False,
         )
         return cls(event, reservations, now, supposed=True)
+
+    @property
+    def judged_version(self) -> int:
+        """The event's version that conditions are judged on, and that refusals name.
+
+        Of what is made or not as a whole it is the one before.
+        """
+        return self.seen.version if self.atomic else self.version
+
+    def judged_version_of(self, reservation: Reservation) -> int:
+        """The same of a reservation."""
+        if self.atomic:
+            return self.read_versions.get(reservation.reservation_id, reservation.version)
+        return reservation.version
 
     @property
     def event(self) -> Event:

@@ -11,6 +11,8 @@ What a batch brings for one event is made, decided and sent:
      │                    │                  └─ its answer is lost ──▶ remembered, looked for
      │                    └─ nothing to write ──▶ answered
      └─ unsettled, or moved on while it was read ──▶ comes again
+
+Those of an atomic request go through the same together, or come again together.
 """
 
 import logging
@@ -28,6 +30,7 @@ from ticketboss.rules import limits
 from ticketboss.rules.errors import (
     Elsewhere,
     EventNotFound,
+    NotMade,
     Overloaded,
     TicketBossError,
     Unavailable,
@@ -136,6 +139,13 @@ class Reading:
     # When the reservations were read; None: there are none.
     at: datetime | None
 
+    def plan(self, event_id: str) -> Plan:
+        """Return a plan that begins as it was read, or that supposes an event that was not."""
+        event = self.events.get(event_id)
+        if event is None:
+            return Plan.supposing(event_id, self.reservations, self.at)
+        return Plan(event, self.reservations, self.at or event.read_at)
+
     @property
     def overdue(self) -> set[str]:
         """The events of which a hold that was read has ended, and is not in the ledger yet."""
@@ -181,16 +191,21 @@ class Batches:
         if not turns:
             return Came.THROUGH
         parts = _parts(turns)
+        atomic = turns[0].request.atomic
+        # What would be served event by event, if it failed as a whole.
+        pieces = 1 if atomic else len(parts)
         try:
-            came = self._attempt(parts)
+            came = self._attempt_all(turns, parts) if atomic else self._attempt(parts)
         except KeyUsed:
+            if atomic:  # its keys had been looked up: a rival was first
+                return Came.LATER
             for part in parts:
                 if part.brings_keys:
                     self._doubt(part)
             return self._serve([t for part in parts if not part.brings_keys for t in part.turns])
         except Conflict:
             self._conflicts += 1
-            if len(parts) == 1 or self._conflicts <= limits.CONFLICTS_TOGETHER:
+            if pieces == 1 or self._conflicts <= limits.CONFLICTS_TOGETHER:
                 return Came.LATER
         except ConnectionLost:
             deadline = self._store.database.deadline()
@@ -198,11 +213,11 @@ class Batches:
                 turn.otherwise, turn.deadline = Unavailable, min(turn.deadline, deadline)
             return Came.LATER
         except (Unavailable, Overloaded) as failure:
-            if len(parts) == 1 or self.silent or isinstance(failure, Overloaded):
+            if pieces == 1 or self.silent or isinstance(failure, Overloaded):
                 _fail(turns, failure)
                 return Came.NOT_TAKEN
         except Rejected as rejection:
-            if len(parts) == 1:
+            if pieces == 1:
                 return self._without_the_poisoned(turns, rejection)
         else:
             self._conflicts = 0
@@ -230,9 +245,10 @@ class Batches:
             for turn in lost:
                 turn.answer(failure=Unavailable())
             return Came.LATER
-        if len(turns) == 1:
+        if len(turns) == 1 or turns[0].request.atomic:
             log.error("the database rejects a change: %s", rejection)
-            turns[0].answer(failure=TicketBossError())
+            for turn in turns:
+                turn.answer(failure=TicketBossError())
             return Came.THROUGH
         half = len(turns) // 2
         came = self._serve(turns[:half])
@@ -265,14 +281,8 @@ class Batches:
                     unsettled.append((part, event))
             elif event and read.moved_on(event):
                 came = Came.LATER
-            elif not self._recover(part):
-                plan = (
-                    Plan(event, read.reservations, read.at or event.read_at)
-                    if event
-                    else Plan.supposing(part.event_id, read.reservations, read.at)
-                )
-                if made := self._decide(part, plan):
-                    decided.append(made)
+            elif not self._recover(part) and (made := self._decide(part, read.plan(part.event_id))):
+                decided.append(made)
         came = max(came, self._conclude(decided))
         for part, event in unsettled:
             came = max(came, self._settle(part, event))
@@ -308,17 +318,14 @@ class Batches:
         decisions = []
         for turn in part.turns:
             try:
-                decisions.append(Decision(turn, outcome=turn.change.apply(plan)))
-            except TicketBossError as fact:
-                if turn.change.reads and (about := plan.reservations.get(turn.change.reads)):
-                    fact.partner_id = about.partner_id
-                decisions.append(Decision(turn, fact=fact))
-                if isinstance(fact, Elsewhere) and not turn.memory.lost:
-                    turn.answer(failure=fact)  # whatever becomes of this event
+                decision = _decide(turn, plan)
             except Exception as bug:
                 # The plan may be half made: the others are decided again without this one.
                 turn.answer(failure=bug)
                 return None
+            decisions.append(decision)
+            if isinstance(decision.fact, Elsewhere) and not turn.memory.lost:
+                turn.answer(failure=decision.fact)  # whatever becomes of this event
         decided = Decided(part, plan, decisions)
         if plan.supposed and decided.refuses:
             # Only what the write proves may be supposed: nothing is refused on a supposition.
@@ -364,7 +371,7 @@ class Batches:
             self._serve(unstuck)
         return came
 
-    def _write(self, decided: list[Decided]) -> dict[str, Written | Locked]:
+    def _write(self, decided: list[Decided], atomic: bool = False) -> dict[str, Written | Locked]:
         """Write parts as one transaction; what each becomes is what Store.write tells."""
         batch_id = uuid4()
         sent = [Sent(each, batch_id) for each in decided]
@@ -372,11 +379,94 @@ class Batches:
         try:
             if plans[0].edited:  # alone
                 return {plans[0].seen.event_id: self._store.edit(plans[0], batch_id)}
-            return self._store.write(plans, batch_id)
+            return self._store.write(plans, batch_id, atomic)
         except ConnectionLost:
             for each in sent:
                 each.lose()
             raise
+
+    # --- All or none --------------------------------------------------------------
+
+    def _attempt_all(self, turns: list[Turn], parts: list[Part]) -> Came:
+        """Decide the turns of an atomic request in their order, and write all of them or none."""
+        read = self._read(parts, [part.event_id for part in parts])
+        ready, came = self._ready(parts, read)
+        if not ready:
+            return came
+        plans = _together(parts, read)
+        decisions = []
+        for turn in turns:
+            try:
+                decisions.append(_decide(turn, plans.get(turn.event_id)))
+            except Exception as bug:
+                for waiting in turns:
+                    waiting.answer(failure=bug)
+                return Came.THROUGH
+        decided = [
+            Decided(part, plans[part.event_id], [d for d in decisions if d.turn in part.turns])
+            for part in parts
+            if part.event_id in plans
+        ]
+        refused = any(d.fact and not d.fact.done_before for d in decisions)
+        if any(turn.memory.lost for turn in turns) and (
+            refused or any(each.uncertain for each in decided)
+        ):
+            return Came.LATER  # what was sent may land yet
+        if refused:
+            self._refuse_all(decisions, parts, read)
+            return Came.THROUGH
+        if repeated := [id for plan in plans.values() for id in plan.repeated]:
+            self._store.make_durable(repeated[0])
+        writing = [each for each in decided if each.plan.entries]
+        outcomes = self._write(writing, atomic=True) if writing else {}
+        for outcome in outcomes.values():
+            if isinstance(outcome, Locked):
+                self._put_off(turns, STUCK if outcome.stuck else outcome.seen_version)
+        written = {id: found for id, found in outcomes.items() if isinstance(found, Written)}
+        if len(written) < len(writing):
+            return Came.LATER
+        for each in decided:
+            each.answer(written.get(each.part.event_id))
+        return Came.THROUGH
+
+    def _ready(self, parts: list[Part], read: Reading) -> tuple[bool, Came]:
+        """Tell whether parts can be decided on what was read; else what came of them."""
+        overdue = read.overdue
+        ready, came = True, Came.THROUGH
+        for part in parts:
+            event = read.events.get(part.event_id)
+            if event is None:
+                continue
+            if event.unsettled or part.event_id in overdue:
+                ready, came = False, max(came, self._settle(part, event))
+            elif read.moved_on(event):
+                ready, came = False, Came.LATER
+        recovered = [self._recover(part) for part in parts] if ready else []
+        return ready and not any(recovered), came
+
+    def _refuse_all(self, decisions: list[Decision], parts: list[Part], read: Reading) -> None:
+        """Answer an atomic request that is refused: nothing of it is made.
+
+        What was done before is shown as it is: decided once more, without the others.
+        """
+        repeated: set[UUID] = set()
+        answers = []
+        for decision in decisions:
+            fact = decision.fact
+            if fact is None or fact.done_before:
+                plan = _together(parts, read)[decision.turn.event_id]
+                decision = _decide(decision.turn, plan)
+                if plan.entries:
+                    decision = Decision(decision.turn, fact=NotMade())
+                repeated |= plan.repeated
+            elif event := read.events.get(decision.turn.event_id):
+                # By an operation of this batch, which is not made.
+                fact.date(NOW, event.read_at)
+            answers.append(decision)
+        if repeated:
+            self._store.make_durable(next(iter(repeated)))
+        for decision in answers:
+            decision.turn.answer(decision.outcome, decision.fact)
 
     def _answer(self, decided: Decided, written: Written | None = None) -> None:
         decided.answer(written)
@@ -416,6 +506,29 @@ def _parts(turns: Iterable[Turn]) -> list[Part]:
     for turn in turns:
         events.setdefault(turn.event_id, []).append(turn)
     return [Part(event_id, turns) for event_id, turns in events.items()]
+
+
+def _together(parts: list[Part], read: Reading) -> dict[str, Plan]:
+    """Return a plan for each event that exists, which are all made or none: they share keys."""
+    plans = {
+        part.event_id: read.plan(part.event_id) for part in parts if part.event_id in read.events
+    }
+    shared = {key: r for plan in plans.values() for key, r in plan.keys.items()}
+    for plan in plans.values():
+        plan.atomic, plan.keys = True, shared
+    return plans
+
+
+def _decide(turn: Turn, plan: Plan | None) -> Decision:
+    """Decide one change on a plan; without one there is no such event."""
+    try:
+        if plan is None:
+            raise EventNotFound
+        return Decision(turn, outcome=turn.change.apply(plan))
+    except TicketBossError as fact:
+        if plan and turn.change.reads and (about := plan.reservations.get(turn.change.reads)):
+            fact.partner_id = about.partner_id
+        return Decision(turn, fact=fact)
 
 
 def _fail(turns: list[Turn], failure: TicketBossError) -> None:

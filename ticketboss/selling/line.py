@@ -46,6 +46,11 @@ class Turn:
         self._result: tuple[Any, BaseException | None] | None = None
 
     @property
+    def alone(self) -> bool:
+        """Whether it goes with no other request's."""
+        return self.change.alone or self.request.atomic
+
+    @property
     def answered(self) -> bool:
         return self._result is not None
 
@@ -82,9 +87,11 @@ class Memory:
 class Request:
     """A thread that waits until each of its turns is answered, and leads when it is named."""
 
-    __slots__ = ("turns", "deadline", "leads", "_bell")
+    __slots__ = ("turns", "deadline", "atomic", "leads", "_bell")
 
-    def __init__(self, changes: Sequence[tuple[str, Change]]):
+    def __init__(self, changes: Sequence[tuple[str, Change]], atomic: bool = False):
+        # Whether all of its turns are made or none; they are then a batch of their own.
+        self.atomic = atomic
         self.deadline = time.monotonic() + limits.REQUEST_DEADLINE
         self.turns = [Turn(self, event_id, change) for event_id, change in changes]
         self.leads = False
@@ -158,18 +165,21 @@ class Line:
         (turn,) = self.submit_all([(event_id, change)])
         return turn.result()
 
-    def submit_all(self, changes: Sequence[tuple[str, Change]]) -> list[Turn]:
-        """Make changes, each as if it came alone, in their order; return them answered.
+    def submit_all(self, changes: Sequence[tuple[str, Change]], atomic: bool = False) -> list[Turn]:
+        """Make changes in their order, each as if it came alone; return them answered.
 
-        Raises Unavailable if none of them was tried.
+        With `atomic`, make all of them or none: where one is refused, the others fail
+        with NotMade, except what was done already.
         """
-        request = Request(changes)
+        request = Request(changes, atomic)
         with self._mutex:
             if not self._led:
                 self._led = request.leads = True
             elif self._server.silent:
                 # One thread finds out whether it still is; the others stay free.
-                raise Unavailable
+                for turn in request.turns:
+                    turn.answer(failure=Unavailable())
+                return request.turns
             self._turns.extend(request.turns)
         while not request.answered:
             if request.leads:
@@ -234,9 +244,11 @@ class Line:
         """Take the next batch from the line."""
         line = self._turns
         with self._mutex:
+            if line[0].request.atomic:
+                return self._withdraw(line[0].request)
             batch = [line.popleft()]
             while line and len(batch) < limits.BATCH_CHANGES:
-                if batch[-1].change.alone or line[0].change.alone:
+                if batch[-1].alone or line[0].alone:
                     break
                 batch.append(line.popleft())
         return batch
