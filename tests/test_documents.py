@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import json
 import os
 import re
@@ -9,12 +10,15 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from serving import ADMIN_KEY, ROOT
+from test_structure import STOREYS
 
 from ticketboss.config import Config, ConfigurationError, load
 from ticketboss.rules import errors, limits
+from ticketboss.selling import batch
 from ticketboss.serving import worker
 
 # The text of every document, by its path.
@@ -288,6 +292,56 @@ def test_the_table_of_modules_lists_exactly_the_modules():
     package = ROOT / "ticketboss"
     modules = [str(file.relative_to(package)) for file in package.rglob("*.py")]
     assert sorted(listed) == sorted(name for name in modules if "/__init__" not in name)
+
+
+@pytest.mark.parametrize("row", table("word", "meaning", "in the code"), ids=lambda row: row[0])
+def test_every_word_of_the_glossary_is_one_of_the_code(row):
+    module, name = re.fullmatch(r"`([a-z/_]+)\.py` `([A-Za-z_.]+)`", row[2]).groups()
+    found = importlib.import_module(f"ticketboss.{module.replace('/', '.')}")
+    for part in name.split("."):
+        found = getattr(found, part)
+
+
+# --- The pictures -----------------------------------------------------------------
+
+SVG = "{http://www.w3.org/2000/svg}"
+PICTURES = {
+    file.stem: ElementTree.fromstring(file.read_text("utf-8"))
+    for file in (ROOT / "docs/pictures").glob("*.svg")
+}
+
+
+def shown(picture: str) -> dict[str, float]:
+    """Return the words in bold of a picture, and how far below its top they are."""
+    return {
+        text.text: float(text.get("y"))
+        for text in PICTURES[picture].iter(f"{SVG}text")
+        if text.get("class") == "name"
+    }
+
+
+def test_the_pictures_have_a_title_and_one_style_for_light_and_dark():
+    assert all(picture.findtext(f"{SVG}title") for picture in PICTURES.values())
+    (style,) = {picture.findtext(f"{SVG}style") for picture in PICTURES.values()}
+    assert "@media (prefers-color-scheme: dark)" in style
+
+
+def test_the_picture_of_the_rooms_shows_every_room_on_its_storey():
+    heights = shown("rooms")
+
+    def height(name: str) -> float:
+        is_room = name and (ROOT / "ticketboss" / name).is_dir()
+        return heights[name if is_room else f"{name or '__init__'}.py"]
+
+    # One height for each storey, the lowest first.
+    storeys = [sorted({height(name) for name in names}) for names in STOREYS]
+    assert storeys == [[y] for y in sorted({y for each in storeys for y in each}, reverse=True)]
+
+
+def test_the_picture_of_a_part_names_the_types_that_it_goes_through():
+    heights = shown("part")
+    states = [name for name in heights if hasattr(batch, name)]
+    assert states == ["Part", "Decided", "Sent"]
 
 
 # --- The rest ---------------------------------------------------------------------
