@@ -401,6 +401,25 @@ def test_every_bound_that_is_told_is_the_one_in_force(told):
     assert told in " ".join(EVERYTHING.split())
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_file_that_is_named_exists(name):
+    for path in re.findall(r"`((?:ticketboss|sql|tests|docs)/[\w./-]*)`", DOCUMENTS[name]):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_name_in_the_recipes_is_one_of_the_code():
+    code = "".join(
+        file.read_text("utf-8")
+        for folder in ("ticketboss", "sql", "tests")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".sql") and file != Path(__file__)
+    )
+    known = set(re.findall(r"\w+", code))
+    names = re.findall(r"`([A-Za-z_]+)`", DOCUMENTS["CONTRIBUTING.md"])
+    assert len(names) > 10
+    assert set(names) <= known
+
+
 def headings(text: str) -> list[str]:
     """Return what a link would call the headings of a document."""
     return [
