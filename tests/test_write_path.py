@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from serving import connect
 
-from ticketboss.data.database import ConnectionLost, Database, Rejected
+from ticketboss.data.database import Conflict, ConnectionLost, Database, Rejected
 from ticketboss.data.store import Store, Written
 from ticketboss.rules import limits
 from ticketboss.rules.changes import (
@@ -1193,6 +1193,54 @@ def test_a_replay_of_one_event_sends_no_other_back_in_line(write_path, store, ot
     Batches(store).serve([again, plain])
     assert (again.answered, plain.answered) == (False, True)
     assert plain.result().reservation.version == 1
+
+
+def test_a_change_that_may_have_been_made_is_not_told_that_there_is_no_such_reservation(dsn):
+    """It was sent, so it was there; that it is found no more does not say what became of it."""
+    database = Database(dsn, size=4)
+    store = Losing(database)
+    made = write_path_on(Store(database)).submit(EVENT, reserve(1)).reservation.reservation_id
+    batches = Batches(store)
+    (turn,) = Request([(EVENT, Cancel(made))]).turns
+    assert batches.serve([turn])
+    store.read_reservations = lambda ids, keys: ([], None)
+    batches.serve([turn])
+    assert not turn.answered
+    del store.read_reservations
+    batches.serve([turn])
+    assert turn.result().reservation.status == "cancelled"
+    database.close()
+
+
+def test_the_second_half_of_a_poisoned_batch_does_not_overtake_the_first(dsn, seats):
+    seats(1)
+
+    class Halving(Store):
+        """Rejects what is more than one change, and loses the first single one to a rival."""
+
+        def __init__(self, database):
+            super().__init__(database)
+            self.lost = False
+
+        def write(self, plans, batch_id, atomic=False):
+            if len(plans[0].entries) > 1:
+                raise Rejected
+            if not self.lost:
+                self.lost = True
+                raise Conflict
+            return super().write(plans, batch_id, atomic)
+
+    database = Database(dsn, size=4)
+    batches = Batches(Halving(database))
+    held = write_path_on(Store(database)).submit(EVENT, reserve(1, hold_seconds=60))
+    place = held.reservation.reservation_id
+    turns = Request([(EVENT, Confirm(place)), (EVENT, Cancel(place))]).turns
+    assert batches.serve(turns)
+    assert [turn.answered for turn in turns] == [False, False]
+    while not all(turn.answered for turn in turns):
+        batches.serve([turn for turn in turns if not turn.answered])
+    assert [turn.result().reservation.version for turn in turns] == [2, 3]
+    database.close()
 
 
 def test_an_unknown_reservation_holds_up_no_lost_write(dsn, others, sql):
