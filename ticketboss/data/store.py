@@ -242,9 +242,9 @@ class Store:
         )
         return Written(rows[0].at, rows[0].seen_version) if rows else None
 
-    def make_durable(self, reservation_id: UUID) -> None:
+    def make_durable(self) -> None:
         """Return when everything that could be seen when it was called is durable."""
-        self.database.read(statement("lock_reservation"), {"reservation_id": reservation_id})
+        self.database.read(statement("wait_for_standby"))
 
 
 def _part(plan: Plan) -> dict[str, Any]:

@@ -99,6 +99,15 @@ class Decided:
         return any(d.fact and not isinstance(d.fact, Elsewhere) for d in self.decisions)
 
     @property
+    def unproved(self) -> bool:
+        """Whether it tells of a state that no write of its own proves to be durable.
+
+        What another has committed may be seen before a standby has it, and a primary
+        that has been replaced may be read all the same: neither can commit.
+        """
+        return not self.plan.entries and (self.refuses or bool(self.plan.repeated))
+
+    @property
     def uncertain(self) -> bool:
         """Whether it refuses a turn, or writes nothing, that was sent before and may land yet."""
         return bool(self.part.lost) and any(
@@ -335,9 +344,9 @@ class Batches:
 
     def _conclude(self, decided: list[Decided]) -> Came:
         """Answer what is decided: at once where nothing changes, else when it is written."""
-        if repeated := [id for made in decided for id in made.plan.repeated]:
-            # One stands for all: what is durable is so in the order of commits.
-            self._store.make_durable(repeated[0])
+        if any(made.unproved for made in decided):
+            # Once for all: what is durable is so in the order of commits.
+            self._store.make_durable()
         came = Came.THROUGH
         writing: list[Decided] = []
         keys: set[tuple[str, str]] = set()
@@ -415,8 +424,8 @@ class Batches:
         if refused:
             self._refuse_all(decisions, parts, read)
             return Came.THROUGH
-        if repeated := [id for plan in plans.values() for id in plan.repeated]:
-            self._store.make_durable(repeated[0])
+        if any(each.unproved for each in decided):
+            self._store.make_durable()
         writing = [each for each in decided if each.plan.entries]
         outcomes = self._write(writing, atomic=True) if writing else {}
         for outcome in outcomes.values():
@@ -449,7 +458,6 @@ class Batches:
 
         What was done before is shown as it is: decided once more, without the others.
         """
-        repeated: set[UUID] = set()
         answers = []
         for decision in decisions:
             fact = decision.fact
@@ -458,13 +466,11 @@ class Batches:
                 decision = _decide(decision.turn, plan)
                 if plan.entries:
                     decision = Decision(decision.turn, fact=NotMade())
-                repeated |= plan.repeated
             elif event := read.events.get(decision.turn.event_id):
                 # By an operation of this batch, which is not made.
                 fact.date(NOW, event.read_at)
             answers.append(decision)
-        if repeated:
-            self._store.make_durable(next(iter(repeated)))
+        self._store.make_durable()
         for decision in answers:
             decision.turn.answer(decision.outcome, decision.fact)
 
