@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 from proxy import POINTS, Proxy, is_exchange, is_lookup, is_write
 
+from ticketboss.data import database as database_module
 from ticketboss.data.database import Database
 from ticketboss.data.store import Store
 from ticketboss.rules.changes import Cancel, Confirm, Edit, Extend, Look, Reduce, Reserve
@@ -80,9 +81,14 @@ class Storm:
             time.sleep(chance.uniform(0.02, 0.5))
 
 
-@pytest.fixture
-def storm(dsn, sql):
-    """Let it rage over two processes; give what was called when all are answered."""
+@pytest.fixture(params=["SERIALIZABLE", "READ COMMITTED"])
+def storm(request, dsn, sql, monkeypatch):
+    """Let it rage over two processes; give what was called when all are answered.
+
+    Isolation is the last of the guards: without it nothing may be sold twice or lost.
+    """
+    if request.param == "READ COMMITTED":
+        monkeypatch.setattr(database_module, "SERIALIZABLE", database_module.LIMITS)
     for event_id in EVENTS:
         Store(Database(dsn, 1)).create_event(event_id, "Event", SEATS)
     storm = Storm()
