@@ -1,2 +1,3 @@
 -- Remember that a migration has been applied.
-INSERT INTO schema_migrations (version, name) VALUES (%(version)s, %(name)s);
+INSERT INTO schema_migrations (version, name, serves)
+VALUES (%(version)s, %(name)s, %(serves)s);

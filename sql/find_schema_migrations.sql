@@ -1,5 +1,4 @@
--- Tell whether the table that remembers the migrations is there: where it is, nobody
--- needs the right to create one.
+-- Tell whether the table that remembers the migrations is there.
 --
 -- One row:  whether it is.
-SELECT to_regclass('schema_migrations') IS NOT NULL;
+SELECT to_regclass('schema_migrations') IS NOT NULL AS found;

@@ -1,4 +1,7 @@
--- Let one process at a time migrate; the others wait here and then find nothing to do.
+-- Let one process at a time migrate, until its transaction ends. The others come again:
+-- waiting here they would hold a snapshot, for which some changes of a schema wait.
 --
 -- The number is arbitrary and only has to be the same for every process.
-SELECT pg_advisory_xact_lock(7421563081);
+--
+-- One row:  whether it is this one.
+SELECT pg_try_advisory_xact_lock(7421563081) AS locked;

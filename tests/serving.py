@@ -153,6 +153,14 @@ class Server:
         self.log.close()
 
 
+def wait_for(seen, seconds: float = 15):
+    """Return what `seen()` returns as soon as that is true, or else in the end."""
+    deadline = time.monotonic() + seconds
+    while not (result := seen()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return result
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

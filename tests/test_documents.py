@@ -16,6 +16,7 @@ import pytest
 from serving import ADMIN_KEY, ROOT
 from test_structure import STOREYS
 
+from ticketboss.cli import migrate
 from ticketboss.config import Config, ConfigurationError, load
 from ticketboss.rules import errors, limits
 from ticketboss.selling import batch
@@ -372,10 +373,11 @@ def test_every_make_target_that_is_named_exists():
 
 
 def test_every_command_of_flask_that_is_named_exists(application):
-    named = re.findall(r"flask --app ticketboss (\w+)(?: ([a-z|]+))?", EVERYTHING)
-    assert {command for command, _ in named} == {"verify", "events"}
+    named = re.findall(r"(?:flask --app |`)ticketboss (\w+)(?: ([a-z|]+))?", EVERYTHING)
+    commands = {**application.cli.commands, "migrate": migrate}
+    assert {command for command, _ in named} == {"verify", "events", "migrate"}
     for command, parts in named:
-        known = getattr(application.cli.commands[command], "commands", {})
+        known = getattr(commands[command], "commands", {})
         assert {part for part in parts.split("|") if "|" in parts} <= set(known)
 
 
@@ -387,6 +389,9 @@ def test_every_command_of_flask_that_is_named_exists(application):
         f"After {limits.REQUEST_DEADLINE:g} s the answer is `503 contention`",
         f"until the deadline of {limits.REQUEST_DEADLINE:g} s",
         f"stays away for {limits.DATABASE_PATIENCE:g} s",
+        f"waits for {limits.MIGRATION_LOCK_TIMEOUT_MS / 1000:g} s, lets the others be served for"
+        f" {limits.MIGRATION_PAUSE:g} s",
+        f"After {limits.MIGRATION_PATIENCE:g} s it gives up",
         f"for up to {int(limits.REQUEST_DEADLINE) + 5} s",
         f"{limits.SEATS_MINIMUM} to {limits.SEATS_MAXIMUM} seats",
         f"at most {limits.HOLD_SECONDS_MAXIMUM:,} s, with all its extensions",

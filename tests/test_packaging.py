@@ -107,6 +107,8 @@ def test_an_installation_without_a_database_says_what_is_missing(installed, tmp_
     for command in (
         [installed / "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"],
         [installed / "flask", "--app", "ticketboss", "verify"],
+        [installed / "ticketboss", "verify"],
+        [installed / "ticketboss", "migrate"],
     ):
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=30

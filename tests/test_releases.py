@@ -3,16 +3,19 @@
 import contextlib
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
-from serving import ROOT, Server, run_sql
+from serving import ROOT, Server, connect, run_sql, wait_for
 
 from ticketboss.data.database import Database
+from ticketboss.data.migrations import migrations
 from ticketboss.data.statements import functions
 from ticketboss.data.verify import replay_ledgers
 
 EVENT = "/api/v1/reservations"
+READER_SECONDS = 10
 
 
 @pytest.fixture
@@ -31,8 +34,7 @@ class Buyer(threading.Thread):
         super().__init__()
         self.server = server
         self.stopped = False
-        self.calls, self.failures = 0, []
-        self._called = threading.Condition()
+        self.calls, self.failures, self.slowest = 0, [], 0.0
 
     def run(self):
         with contextlib.closing(self.server.client()) as http:
@@ -53,32 +55,35 @@ class Buyer(threading.Thread):
         self._expect(204, http.delete, hold)
 
     def _expect(self, status: int, call, *arguments):
+        began = time.monotonic()
         answer = call(*arguments)
+        self.slowest = max(self.slowest, time.monotonic() - began)
         assert answer.status == status, (answer.status, answer.body)
-        with self._called:
-            self.calls += 1
-            self._called.notify_all()
+        self.calls += 1
         return answer
-
-    def wait_for_calls(self, more: int) -> None:
-        """Wait until so many more calls have been answered, or one has failed."""
-        with self._called:
-            aim = self.calls + more
-            assert self._called.wait_for(lambda: self.calls >= aim or self.failures, timeout=30)
 
 
 @contextlib.contextmanager
 def sale(*servers: Server):
     """Sell through servers, before, while and after the block runs. Nothing may fail."""
     buyers = [Buyer(server) for server in servers for _ in range(3)]
+
+    def wait_for_more() -> None:
+        aims = [buyer.calls + 30 for buyer in buyers]
+        assert wait_for(
+            lambda: all(
+                buyer.failures or buyer.calls >= aim
+                for buyer, aim in zip(buyers, aims, strict=True)
+            ),
+            seconds=60,
+        )
+
     for buyer in buyers:
         buyer.start()
     try:
-        for buyer in buyers:
-            buyer.wait_for_calls(50)
-        yield
-        for buyer in buyers:
-            buyer.wait_for_calls(50)
+        wait_for_more()
+        yield buyers
+        wait_for_more()
     finally:
         for buyer in buyers:
             buyer.stopped = True
@@ -92,9 +97,21 @@ def differences(dsn: str) -> list[str]:
     return [found for *_, wrong in replay_ledgers(Database(dsn, size=1)) for found in wrong]
 
 
-def test_releases_with_different_functions_sell_beside_each_other(empty_database, checkout):
-    heart = checkout / "ticketboss" / "sql" / "functions" / "write_batch.sql"
+def make_next_release(checkout: Path) -> None:
+    """Give a copy of the code a migration that expands the schema, and another function."""
+    sql = checkout / "ticketboss" / "sql"
+    newest = max(migrations())
+    (sql / "migrations" / f"{newest + 1:04}_venue_and_channel.sql").write_text(
+        f"-- serves: {newest}\n"
+        "ALTER TABLE events ADD COLUMN venue text NOT NULL DEFAULT 'somewhere';\n"
+        "ALTER TABLE reservations ADD COLUMN channel text;\n"
+    )
+    heart = sql / "functions" / "write_batch.sql"
     heart.write_text(heart.read_text().replace("\nBEGIN\n", "\nBEGIN\n    PERFORM 'otherwise';\n"))
+
+
+def test_releases_with_different_functions_sell_beside_each_other(empty_database, checkout):
+    make_next_release(checkout)
     dsn = empty_database + "&options=-ctrack_functions%3Dall"
     with Server(dsn, WORKERS="1") as ours, Server(dsn, checkout, WORKERS="1") as theirs:
         with sale(ours, theirs):
@@ -105,3 +122,54 @@ def test_releases_with_different_functions_sell_beside_each_other(empty_database
     assert functions()["write_batch"].name in dict(called)
     assert differences(dsn) == []
     assert all(calls > 10 for _, calls in called), called
+
+
+def test_a_deploy_and_the_way_back_fail_no_request(empty_database, checkout):
+    make_next_release(checkout)
+    with contextlib.ExitStack() as started:
+
+        def start(*which) -> Server:
+            return started.enter_context(Server(empty_database, *which, WORKERS="1"))
+
+        before = start()
+        with sale(before):
+            after = start(checkout)  # which migrates
+        with sale(before, after):
+            pass
+        before.stop()
+        with sale(after):
+            again = start()
+        with sale(again, after):
+            pass
+        after.stop()
+        with sale(again):
+            pass
+    newest = max(migrations())
+    version = "SELECT max(version), max(serves) FROM schema_migrations"
+    assert run_sql(empty_database, version) == [(newest + 1, newest)]
+    assert differences(empty_database) == []
+
+
+def test_a_long_reader_holds_up_a_migration_and_no_request(empty_database, checkout):
+    make_next_release(checkout)
+    with contextlib.ExitStack() as started:
+        before = started.enter_context(Server(empty_database, WORKERS="1"))
+        reader = started.enter_context(contextlib.closing(connect(empty_database)))
+        with sale(before) as buyers:
+            with reader.cursor() as cursor:
+                cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM events")
+            read_until = time.monotonic() + READER_SECONDS
+            after = Server(empty_database, checkout, WORKERS="1").start(wait=False)
+            started.enter_context(after)
+            told = f"waits for session {reader.info.backend_pid} (client backend), in a transaction"
+            assert wait_for(lambda: told in after.output()), after.output()
+            time.sleep(max(read_until - time.monotonic(), 0))
+            assert after.process.poll() is None
+            reader.close()
+            after.wait_until_it_answers()
+        with sale(after):
+            pass
+        assert after.output().count(told) == 1
+    assert differences(empty_database) == []
+    # 0.3 s on a machine that has nothing else to do.
+    assert max(buyer.slowest for buyer in buyers) < 1

@@ -10,6 +10,7 @@ import pytest
 from serving import ADMIN_KEY, connect, run_sql
 
 from ticketboss.data.database import Database
+from ticketboss.data.migrations import migrations
 from ticketboss.data.statements import functions, statement, without_comments
 from ticketboss.data.store import Store, Written
 from ticketboss.rules.changes import Cancel, Reserve
@@ -29,8 +30,9 @@ MIGRATIONS = sorted(
 # and migrates, and `verify` may read whole tables.
 DEFINITIONS = {"create_schema_migrations"}  # EXPLAIN takes none of these
 ELSEWHERE = {
-    "create_migration": {"version": 1000, "name": "1000_test"},
+    "create_migration": {"version": 1000, "name": "1000_test", "serves": 1},
     "find_function": {"name": "write_batch"},
+    "find_lock_holder": {"seconds": 0.1},
     "find_schema_migrations": {},
     "list_migrations": {},
     "lock_migrations": {},
@@ -109,8 +111,10 @@ def test_a_migration_is_numbered_and_says_what_it_is_for(name):
     assert re.match(r"-- [A-Z]", text)
 
 
-def test_migrations_are_numbered_from_one_without_gaps():
+def test_migrations_are_numbered_from_one_without_gaps_and_say_whom_they_serve():
     assert [int(name[:4]) for name in MIGRATIONS] == list(range(1, len(MIGRATIONS) + 1))
+    for version, migration in migrations().items():
+        assert 1 <= migration.serves <= version
 
 
 @pytest.mark.parametrize("name", functions())

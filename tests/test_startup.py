@@ -13,15 +13,19 @@ from pathlib import Path
 
 import pytest
 from psycopg2.extensions import make_dsn
-from serving import ROOT, Server, connect, free_port, postgresql, run_sql
+from serving import ROOT, Server, connect, free_port, postgresql, run_sql, wait_for
 
 from ticketboss.data import migrations
+from ticketboss.data.database import Database
+from ticketboss.data.migrations import MigrationError
 from ticketboss.data.statements import statement
+from ticketboss.rules import limits
 from ticketboss.serving import embedded
 from ticketboss.serving.embedded import EmbeddedError
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "python:ticketboss.serving.gunicorn_conf"]
 VERIFY = [sys.executable, "-m", "flask", "--app", "wsgi", "verify"]
+MIGRATE = [sys.executable, "-m", "flask", "--app", "ticketboss", "migrate"]
 
 
 @pytest.fixture
@@ -31,14 +35,6 @@ def folder():
     yield path
     assert wait_for(lambda: not running_in(path)), running_in(path)
     shutil.rmtree(path)
-
-
-def wait_for(seen, seconds: float = 15):
-    """Return what `seen()` returns as soon as that is true, or else in the end."""
-    deadline = time.monotonic() + seconds
-    while not (result := seen()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return result
 
 
 def running_in(folder: Path) -> list[str]:
@@ -83,27 +79,54 @@ def refusals(environment: dict, commands=(GUNICORN, VERIFY)) -> list[str]:
 
 
 def test_ten_starts_at_once_leave_one_schema_and_one_event(empty_database):
-    blocked = (
-        "SELECT count(*) FROM pg_stat_activity"
-        " WHERE wait_event = 'advisory' AND datname = current_database()"
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ticketboss'"
+        " AND datname = current_database()"
+        " AND state = 'idle in transaction' AND query LIKE '%pg_locks%'"
     )
     with closing(connect(empty_database)) as watcher, watcher.cursor() as cursor:
-        # All of them are seen waiting for the lock before the first one may go on.
+        # All of them are seen waiting for their turn before the first one may go on.
         cursor.execute(statement("lock_migrations").replace("_xact", ""))
 
-        def waiting() -> int:
-            cursor.execute(blocked)
-            return cursor.fetchone()[0]
+        def all_wait() -> bool:
+            cursor.execute(waiting)
+            return cursor.fetchone() == (10,)
 
         processes = [start(VERIFY, {"DATABASE_URL": empty_database}) for _ in range(10)]
-        assert wait_for(lambda: waiting() == 10, seconds=30), waiting()
-        cursor.execute("SELECT pg_advisory_unlock_all()")
-    ends = [(*process.communicate(timeout=30), process.returncode) for process in processes]
-    assert ends == [("node-meetup-2025: 0 changes, ok\n", "", 0)] * 10
+        assert wait_for(all_wait, seconds=30)
+        cursor.execute("SELECT pg_advisory_unlock_all(), pg_backend_pid()")
+        _, pid = cursor.fetchone()
+    for process in processes:
+        output, errors = process.communicate(timeout=30)
+        assert (output, process.returncode) == ("node-meetup-2025: 0 changes, ok\n", 0)
+        assert errors.startswith(f"the migration waits for session {pid} (client backend), ")
     applied = run_sql(empty_database, "SELECT version FROM schema_migrations ORDER BY version")
     assert [version for (version,) in applied] == sorted(migrations.migrations())
     event = "SELECT event_id, name, total_seats, available_seats, version FROM events"
     assert run_sql(empty_database, event) == [("node-meetup-2025", "Node.js Meet-up", 500, 500, 0)]
+
+
+def test_a_start_that_lacks_nothing_waits_for_nobody(empty_database):
+    start(VERIFY, {"DATABASE_URL": empty_database}).communicate(timeout=30)
+    with closing(connect(empty_database)) as migrating, migrating.cursor() as cursor:
+        cursor.execute(statement("lock_migrations").replace("_xact", ""))
+        done = start(VERIFY, {"DATABASE_URL": empty_database})
+        assert done.communicate(timeout=30) == ("node-meetup-2025: 0 changes, ok\n", "")
+
+
+def test_a_start_that_may_not_migrate_leaves_that_to_the_command(empty_database):
+    settings = {"DATABASE_URL": empty_database, "AUTO_MIGRATE": "off"}
+    for line in refusals(settings):
+        assert "the database lacks 0001_schema, " in line and "write_batch_" in line
+    assert run_sql(empty_database, "SELECT to_regclass('events')") == [(None,)]
+    for _ in range(2):
+        migrating = start(MIGRATE, settings)
+        output, errors = migrating.communicate(timeout=30)
+        assert (migrating.returncode, errors) == (0, "")
+        assert "nothing is left to migrate" in output.splitlines()[-1]
+    assert run_sql(empty_database, "SELECT count(*) FROM events") == [(0,)]
+    done = start(VERIFY, settings)
+    assert done.communicate(timeout=30) == ("node-meetup-2025: 0 changes, ok\n", "")
 
 
 def test_a_start_on_a_migrated_database_needs_no_right_to_create_tables(empty_database):
@@ -169,19 +192,19 @@ def test_a_database_that_cannot_be_reached_stops_the_start_within_seconds():
         assert time.monotonic() - started < 15
 
 
-def test_a_database_of_a_newer_release_stops_the_start(empty_database):
+def test_a_database_that_serves_only_newer_releases_stops_the_start(empty_database):
     run_sql(empty_database, statement("create_schema_migrations"))
-    run_sql(empty_database, "INSERT INTO schema_migrations VALUES (9999, '9999_future')")
+    run_sql(empty_database, "INSERT INTO schema_migrations VALUES (9999, '9999_future', 9998)")
     for line in refusals({"DATABASE_URL": empty_database}):
-        assert "the database has schema version 9999, newer than the " in line
+        assert "has schema version 9999, for releases that know version 9998; this one" in line
     assert run_sql(empty_database, "SELECT to_regclass('events')") == [(None,)]
 
 
 def test_a_database_of_before_the_first_release_is_told_to_start_anew(empty_database):
-    run_sql(empty_database, statement("create_schema_migrations"))
     run_sql(
         empty_database,
-        "INSERT INTO schema_migrations (version, name)"
+        "CREATE TABLE schema_migrations (version integer, name text);"
+        " INSERT INTO schema_migrations"
         " VALUES (1, '0001_events_reservations_ledger'), (2, '0002_write_batch')",
     )
     for line in refusals({"DATABASE_URL": empty_database}):
@@ -194,6 +217,29 @@ def test_a_migration_that_fails_stops_the_start_and_leaves_nothing(empty_databas
     for line in refusals({"DATABASE_URL": empty_database}):
         assert 'cannot be prepared: relation "ledger" already exists' in line
     assert run_sql(empty_database, "SELECT to_regclass('events')") == [(None,)]
+
+
+def test_a_migration_gives_up_to_whoever_has_its_lock_and_names_the_session(
+    empty_database, monkeypatch
+):
+    database = Database(empty_database, size=1)
+    migrations.migrate(database)
+    following = {**migrations.migrations(), 9999: VENUE}
+    monkeypatch.setattr(migrations, "migrations", lambda: following)
+    with closing(connect(empty_database)) as reader:
+        with reader.cursor() as cursor:
+            cursor.execute("BEGIN; SELECT FROM events")
+        with monkeypatch.context() as impatient:
+            impatient.setattr(limits, "MIGRATION_PATIENCE", 0)
+            since = f"session {reader.info.backend_pid} .client backend., in a transaction since 20"
+            with pytest.raises(MigrationError, match=f"9999_venue waits for {since}"):
+                migrations.migrate(database)
+    migrations.migrate(database)
+    assert run_sql(empty_database, "SELECT venue FROM events") == []
+    database.close()
+
+
+VENUE = migrations.Migration("9999_venue", "ALTER TABLE events ADD COLUMN venue text;", 1)
 
 
 def test_an_address_that_cannot_be_listened_on_stops_the_start(folder):

@@ -1,9 +1,13 @@
-"""The commands of `flask --app wsgi`: verify the ledger, look after events."""
+"""The commands of `ticketboss`: migrate the schema, verify the ledger, look after events.
 
+`flask --app ticketboss` has the same, and `flask --app wsgi` in a checkout.
+"""
+
+import sys
 from datetime import datetime
 
 import click
-from flask import Flask
+from flask import Flask, cli
 from flask.cli import AppGroup, with_appcontext
 
 from ticketboss.data.database import Conflict, ConnectionLost, Rejected
@@ -11,8 +15,14 @@ from ticketboss.data.verify import SHOWN, replay_ledgers
 from ticketboss.rules.changes import Edit
 from ticketboss.rules.errors import EventExists, TicketBossError
 from ticketboss.rules.model import Event
+from ticketboss.serving import startup
 from ticketboss.web import reads, schemas
 from ticketboss.web.current import store, write_path
+
+
+def main() -> None:
+    """Be `ticketboss`: flask's own command line, for this application."""
+    cli.cli.main(["--app", "ticketboss", *sys.argv[1:]], prog_name="ticketboss")
 
 
 def register(app: Flask) -> None:
@@ -34,6 +44,12 @@ class Refusals(click.Command):
             raise click.ClickException(f"{fact}{text and f' ({text})'}") from None
         except (Conflict, ConnectionLost, Rejected) as error:
             raise click.ClickException(f"the database failed: {error}") from None
+
+
+@click.command()
+def migrate():
+    """Bring the database's schema up to date, and do nothing else."""
+    startup.migrate()
 
 
 @click.command(cls=Refusals)

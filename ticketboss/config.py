@@ -31,6 +31,7 @@ class Config:
     cpu_affinity: str = "auto"
     log_format: str = "auto"
     admin_key: str | None = None
+    auto_migrate: str = "on"
 
 
 def load(environment: Mapping[str, str] | None = None) -> Config:
@@ -96,6 +97,9 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
             "auto, json or text",
         ),
         admin_key=admin_key,
+        auto_migrate=matching(
+            "AUTO_MIGRATE", default.auto_migrate, re.compile(r"(on|off)\Z"), "on or off"
+        ),
     )
 
 

@@ -1,5 +1,7 @@
 -- The schema: events, their reservations, and the ledger of changes.
 --
+-- serves: 1
+--
 -- Keys of event-owned tables lead with event_id, there are no triggers and no
 -- sequences, and ids come in as parameters: the schema also suits databases
 -- that spread an event's rows over machines.

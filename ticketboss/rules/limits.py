@@ -65,6 +65,16 @@ HEALTH_FRESHNESS = 1.0
 # the same time, short enough that nobody wonders whether it hangs.
 STARTUP_PATIENCE = 5.0
 
+# For how long one try of a migration waits for a lock, while every request for that
+# table waits behind it: half of what those wait for one themselves. Between two tries
+# they have ten times as long.
+MIGRATION_LOCK_TIMEOUT_MS = 100
+MIGRATION_PAUSE = 1.0
+
+# How long a migration tries to get its locks before it names, and gives up to, the one
+# who has them: less than what supervisors commonly give to a start.
+MIGRATION_PATIENCE = 60.0
+
 # What a 503 asks its client to wait.
 RETRY_AFTER = 1
 
