@@ -219,7 +219,7 @@ def test_an_event_cannot_shrink_below_what_is_sold(client, create, edit, reserve
     reserve(4), reserve(3)
     refused = edit(totalSeats=6)
     assert (refused.status_code, refused.json["code"]) == (409, "capacity_below_reserved")
-    assert refused.json["minimumSeats"] == 7
+    assert (refused.json["minimumSeats"], refused.json["version"]) == (7, 2)
     assert client.get(CONCERT).json["version"] == 2
     shrunk = edit(totalSeats=7)
     assert (shrunk.status_code, shrunk.json["availableSeats"]) == (200, 0)
@@ -314,7 +314,7 @@ def test_nothing_is_sold_before_sales_open(client, create, reserve):
     refused = reserve()
     assert (refused.status_code, refused.json["code"]) == (409, "sales_not_open")
     assert refused.json["salesOpenAt"] == "2100-01-01T00:00:00.000000Z"
-    assert client.get(CONCERT).json["version"] == 0
+    assert refused.json["version"] == client.get(CONCERT).json["version"] == 0
 
 
 def test_nothing_is_sold_after_sales_close_but_what_was_sold_can_be_cancelled(
@@ -325,8 +325,56 @@ def test_nothing_is_sold_after_sales_close_but_what_was_sold_can_be_cancelled(
     edit(salesCloseAt=PAST)
     refused = reserve()
     assert (refused.status_code, refused.json["code"]) == (409, "sales_closed")
+    assert refused.json["version"] == 3
     assert client.delete(given_back.location).status_code == 204
     assert client.patch(kept.location, json={"seats": 1}).status_code == 200
+    assert verify()[0] == 0
+
+
+def test_a_hold_cannot_be_extended_once_sales_have_closed(client, create, edit, verify):
+    create()
+    hold = {"partnerId": "abc-corp", "seats": 8, "holdSeconds": 60}
+    place = client.post(CONCERT + "/reservations", json=hold).location
+    edit(salesCloseAt=PAST)
+    refused = client.post(place + "/extend", json={"holdSeconds": 60})
+    assert (refused.status_code, refused.json["code"]) == (409, "sales_closed")
+    assert refused.json["salesCloseAt"] == "2020-01-01T00:00:00.000000Z"
+    assert refused.json["version"] == client.get(CONCERT).json["version"] == 2
+    assert client.patch(place, json={"seats": 3}).status_code == 200
+    # Before sales open again is not after their close.
+    edit(salesOpenAt=FUTURE, salesCloseAt=None)
+    assert client.post(place + "/extend", json={"holdSeconds": 60}).status_code == 200
+    assert verify()[0] == 0
+
+
+@pytest.mark.parametrize(("offset", "status"), [("0", 409), ("1 minute", 200)])
+def test_a_hold_can_be_extended_until_the_instant_of_the_close(client, create, sql, offset, status):
+    create()
+    hold = {"partnerId": "abc-corp", "seats": 8, "holdSeconds": 60}
+    place = client.post(CONCERT + "/reservations", json=hold).location
+    close = f"UPDATE events SET sales_close_at = now() + interval '{offset}'"
+    sql(close + " WHERE event_id = 'concert'")
+    assert client.post(place + "/extend", json={"holdSeconds": 60}).status_code == status
+
+
+def test_an_extension_behind_an_edit_that_closes_sales_is_refused(
+    application, write_path, client, create, verify
+):
+    create()
+    hold = {"partnerId": "abc-corp", "seats": 1, "holdSeconds": 60}
+    place = client.post(CONCERT + "/reservations", json=hold).location
+
+    def extend():
+        return application.test_client().post(place + "/extend", json={"holdSeconds": 60})
+
+    def close_sales():
+        headers = {**ADMIN, "If-Match": "*"}
+        members = {"salesCloseAt": PAST}
+        return application.test_client().patch(CONCERT, json=members, headers=headers)
+
+    answers = one_batch(write_path, [extend, close_sales, extend], "concert")
+    assert [answer.status_code for answer in answers] == [200, 200, 409]
+    assert answers[2].json["code"] == "sales_closed"
     assert verify()[0] == 0
 
 

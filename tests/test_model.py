@@ -114,11 +114,13 @@ class Model:
         require(earlier == asked, 422, "idempotency_key_reused")
         if made is not None:
             return made
-        opens, closes, left = (event[x] for x in ("salesOpenAt", "salesCloseAt", "availableSeats"))
+        opens, left = event["salesOpenAt"], event["availableSeats"]
         match(event, versions)
-        require((opens or ALWAYS[0]) < TODAY, 409, "sales_not_open", salesOpenAt=opens)
-        require((closes or ALWAYS[1]) > TODAY, 409, "sales_closed", salesCloseAt=closes)
-        require(seats <= left, 409, "sold_out", requestedSeats=seats, availableSeats=left)
+        seen = {"version": event["version"]}
+        require((opens or ALWAYS[0]) < TODAY, 409, "sales_not_open", salesOpenAt=opens, **seen)
+        require_before_close(event)
+        told = {"requestedSeats": seats, "availableSeats": left, **seen}
+        require(seats <= left, 409, "sold_out", **told)
         made = {"reservationId": Told(), "eventId": event_id, "partnerId": partner, "seats": seats}
         self.reservations.append(made)
         if key:
@@ -132,16 +134,17 @@ class Model:
         gone, was = 404 if type == "cancelled" else 409, r["status"]
         require(was != "cancelled", gone, "already_cancelled", cancelledAt=r.get("cancelledAt"))
         require(was != "expired", gone, "hold_expired")
-        if type == was:
+        if type == was or (type == "reduced" and wanted == r["seats"]):
             return r
         require(type != "extended" or was == "held", 409, "not_held")
         match(r, versions)
         if type == "extended":
+            require_before_close(self.events[r["eventId"]])
             end = r["createdAt"].age + wanted
             require(end <= HOLD_TOTAL_SECONDS, 409, "hold_limit", latestExpiresAt=Told())
             return self.enter(type, r, expiresAt=Told())
         if type == "reduced":
-            require(wanted < r["seats"], 409, "cannot_grow", seats=r["seats"])
+            require(wanted <= r["seats"], 409, "cannot_grow", seats=r["seats"])
             return self.enter(type, r, seats=wanted)
         if type == "confirmed":
             return self.enter(type, r, status=type, confirmedAt=AT, expiresAt=None)
@@ -152,7 +155,8 @@ class Model:
         event = self.event(event_id)
         match(event, versions)
         after, sold = event | members, event["reservedSeats"]
-        require(after["totalSeats"] >= sold, 409, "capacity_below_reserved", minimumSeats=sold)
+        told = {"minimumSeats": sold, "version": event["version"]}
+        require(after["totalSeats"] >= sold, 409, "capacity_below_reserved", **told)
         require_window(after)
         return self.event(self.enter("event_updated", event, **members)["eventId"])
 
@@ -160,6 +164,12 @@ class Model:
 def match(thing: dict, versions) -> None:
     current = versions is None or thing["version"] in versions
     require(current, 412, "precondition_failed", version=thing["version"])
+
+
+def require_before_close(event: dict) -> None:
+    closes, seen = event["salesCloseAt"], event["version"]
+    told = {"salesCloseAt": closes, "version": seen}
+    require((closes or ALWAYS[1]) > TODAY, 409, "sales_closed", **told)
 
 
 def require_window(event: dict) -> None:

@@ -25,6 +25,7 @@ from ticketboss.rules.errors import (
     PreconditionFailed,
     SalesClosed,
     SalesNotOpen,
+    WeakCondition,
 )
 from ticketboss.rules.model import NOW, Event, Reservation
 from ticketboss.rules.plan import Key, Plan
@@ -32,14 +33,18 @@ from ticketboss.rules.plan import Key, Plan
 
 @dataclass(slots=True, frozen=True)
 class IfMatch:
-    """The entity tags that a request insists on (RFC 9110, section 13.1.1); None: any."""
+    """The entity tags that a request insists on (RFC 9110, section 13.1.1); None: any.
+
+    A weak tag among them matches nothing, so it is only remembered that there was one.
+    """
 
     tags: frozenset[str] | None = None
+    weak: bool = False
 
     def check(self, version: int) -> None:
         """Raise PreconditionFailed unless `version` is one of those."""
         if self.tags is not None and str(version) not in self.tags:
-            raise PreconditionFailed(version=version)
+            raise (WeakCondition if self.weak else PreconditionFailed)(version=version)
 
 
 ANY_VERSION = IfMatch()
@@ -114,11 +119,14 @@ class Reserve(Change):
         event = plan.seen
         self.if_match.check(plan.judged_version)
         if event.sales_open_at is not None and plan.now < event.sales_open_at:
-            raise SalesNotOpen(sales_open_at=event.sales_open_at)
-        if event.sales_close_at is not None and plan.now >= event.sales_close_at:
-            raise SalesClosed(sales_close_at=event.sales_close_at)
+            raise SalesNotOpen(sales_open_at=event.sales_open_at, version=plan.judged_version)
+        _before_the_close(plan)
         if self.seats > plan.available_seats:
-            raise NotEnoughSeats(requested_seats=self.seats, available_seats=plan.available_seats)
+            raise NotEnoughSeats(
+                requested_seats=self.seats,
+                available_seats=plan.available_seats,
+                version=plan.judged_version,
+            )
         held = self.hold_seconds is not None
         reservation = Reservation(
             reservation_id=self.reservation_id,
@@ -191,16 +199,25 @@ class Confirm(ReservationChange):
 
 @dataclass(slots=True)
 class Extend(ReservationChange):
-    """Let a hold end `hold_seconds` from now."""
+    """Let a hold end `hold_seconds` from now.
+
+    Like a sale it ends with the sales window, whose beginning is none of its business:
+    so it reads the event rather than let the write prove that sales are open.
+    """
 
     hold_seconds: int
     if_match: IfMatch = ANY_VERSION
+
+    @property
+    def may_suppose(self) -> bool:
+        return False
 
     def apply(self, plan: Plan) -> Outcome:
         reservation = _live(plan, self.reservation_id)
         if reservation.status == "confirmed":
             raise NotHeld
         self.if_match.check(plan.judged_version_of(reservation))
+        _before_the_close(plan)
         expires_at = plan.now + timedelta(seconds=self.hold_seconds)
         made = plan.now if reservation.created_at is NOW else reservation.created_at
         latest = made + timedelta(seconds=limits.HOLD_TOTAL_SECONDS)
@@ -218,8 +235,10 @@ class Reduce(ReservationChange):
 
     def apply(self, plan: Plan) -> Outcome:
         reservation = _live(plan, self.reservation_id)
+        if self.seats == reservation.seats:
+            return Outcome(plan.repeat(reservation), replayed=True)
         self.if_match.check(plan.judged_version_of(reservation))
-        if self.seats >= reservation.seats:
+        if self.seats > reservation.seats:
             raise CannotGrow(seats=reservation.seats)
         return Outcome(plan.change(reservation, "reduced", seats=self.seats))
 
@@ -241,7 +260,7 @@ class Edit(Change):
         self.if_match.check(event.version)
         total = self.fields.get("total_seats", event.total_seats)
         if total < event.reserved_seats:
-            raise CapacityBelowReserved(minimum_seats=event.reserved_seats)
+            raise CapacityBelowReserved(minimum_seats=event.reserved_seats, version=event.version)
         opens = self.fields.get("sales_open_at", event.sales_open_at)
         closes = self.fields.get("sales_close_at", event.sales_close_at)
         if opens is not None and closes is not None and opens >= closes:
@@ -255,6 +274,13 @@ class Look(Change):
 
     def apply(self, plan: Plan) -> Event:
         return plan.event
+
+
+def _before_the_close(plan: Plan) -> None:
+    """Raise SalesClosed from the close of sales on."""
+    closes = plan.seen.sales_close_at
+    if closes is not None and plan.now >= closes:
+        raise SalesClosed(sales_close_at=closes, version=plan.judged_version)
 
 
 def _live(plan: Plan, reservation_id: UUID) -> Reservation:

@@ -150,9 +150,20 @@ class NotMade(TicketBossError):
     sentence = "Not made, because another operation of the batch was refused"
 
 
+class CursorAhead(TicketBossError):
+    """Silence would lose the changes up to there: it is a cursor of another feed."""
+
+    status, code = 409, "cursor_ahead"
+    sentence = "The event has not got as far as after: this feed did not give that number"
+
+
 class PreconditionFailed(TicketBossError):
     status, code = 412, "precondition_failed"
-    sentence = "It has changed since the version that If-Match names"
+    sentence = "If-Match names another version than the current one"
+
+
+class WeakCondition(PreconditionFailed):
+    sentence = 'If-Match never matches a weak tag: send "1" where a proxy made W/"1" of it'
 
 
 class PreconditionRequired(TicketBossError):
