@@ -1,9 +1,11 @@
 -- List an event's changes in the order of their commits.
 --
--- A row each:  whether the event is unsettled (see read_event.sql), and the change.
+-- A row each:  the event's version, whether it is unsettled (see read_event.sql), and
+--              the change.
 -- One row:     with nulls for the change, where there is none.
 -- No row:      there is no such event.
-SELECT EXISTS (
+SELECT events.version AS event_version,
+       EXISTS (
            SELECT FROM reservations
            WHERE reservations.event_id = events.event_id
              AND status = 'held'

@@ -1,10 +1,16 @@
 -- List an event's reservations, newest last.
 --
--- A row each:  whether the event is unsettled (see read_event.sql), and the
---              reservation in the columns of read_reservation.sql.
+-- A row each:  the event's version, whether it is unsettled (see read_event.sql), and
+--              the reservation in the columns of read_reservation.sql.
 -- One row:     with nulls for the reservation, where there is none.
 -- No row:      there is no such event.
-SELECT EXISTS (
+--
+-- Each status is read from its own place in an index, and only as far as the page
+-- needs: so a page costs the same however many there are that it does not show. Rows
+-- are compared and ordered with their status, and partner, because then no other
+-- index will do, whatever the statistics say.
+SELECT events.version AS event_version,
+       EXISTS (
            SELECT FROM reservations
            WHERE reservations.event_id = events.event_id
              AND status = 'held'
@@ -13,17 +19,32 @@ SELECT EXISTS (
        page.*
 FROM events
 LEFT JOIN LATERAL (
-    SELECT reservation_id, event_id, partner_id, seats, status, version, created_version,
-           created_at, expires_at, confirmed_at, cancelled_at, requested_seats, hold_seconds,
-           idempotency_key, status = 'held' AND expires_at <= now() AS overdue
-    FROM reservations
-    WHERE reservations.event_id = events.event_id
-      AND created_version > %(after)s
-      AND (%(partner_id)s::text IS NULL OR partner_id = %(partner_id)s)
-      AND (%(status)s::text IS NULL
-           OR CASE WHEN %(computed)s AND status = 'held' AND expires_at <= now() THEN 'expired'
-                   ELSE status
-              END = %(status)s)
+    SELECT found.*
+    FROM (VALUES ('held'), ('confirmed'), ('cancelled'), ('expired')) AS stored (status)
+    CROSS JOIN LATERAL (
+        SELECT reservation_id, event_id, partner_id, seats, status, version, created_version,
+               created_at, expires_at, confirmed_at, cancelled_at, requested_seats, hold_seconds,
+               idempotency_key, status = 'held' AND expires_at <= now() AS overdue
+        FROM reservations
+        WHERE reservations.event_id = events.event_id
+          AND CASE WHEN %(partner_id)s::text IS NULL
+                   THEN (status, created_version) > (stored.status, %(after)s)
+                        AND status <= stored.status
+                   ELSE (partner_id, status, created_version)
+                            > (%(partner_id)s, stored.status, %(after)s)
+                        AND (partner_id, status) <= (%(partner_id)s, stored.status)
+              END
+          AND ((%(computed)s AND %(status)s IN ('held', 'expired')) IS NOT TRUE
+               OR CASE WHEN status = 'held' AND expires_at <= now() THEN 'expired'
+                       ELSE status
+                  END = %(status)s)
+        ORDER BY CASE WHEN %(partner_id)s::text IS NOT NULL THEN partner_id END,
+                 status, created_version
+        LIMIT %(limit)s
+    ) AS found
+    WHERE %(status)s::text IS NULL
+       OR stored.status = %(status)s
+       OR %(computed)s AND %(status)s = 'expired' AND stored.status = 'held'
     ORDER BY created_version
     LIMIT %(limit)s
 ) AS page ON true

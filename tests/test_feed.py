@@ -144,12 +144,29 @@ def test_a_page_of_the_feed_has_100_changes_unless_the_client_says_otherwise(cli
     assert [change["version"] for change in client.get(CHANGES).json["items"]] == [*range(1, 101)]
 
 
-@pytest.mark.parametrize("after", [9, 10, 2**63 - 1])
-def test_where_there_is_nothing_new_the_page_is_empty_and_the_place_stays(
-    client, every_kind, after
+def test_where_there_is_nothing_new_the_page_is_empty_and_the_place_stays(client, every_kind):
+    answer = client.get(CHANGES + "?after=9")
+    assert (answer.status_code, answer.json) == (200, {"items": [], "next": 9})
+
+
+@pytest.mark.parametrize("after", [10, 500, 2**63 - 1])
+@pytest.mark.parametrize("tag", ["{}", "9", "*"])
+def test_a_cursor_that_the_event_has_not_got_to_is_not_one_of_this_feed(
+    client, every_kind, after, tag
 ):
-    answer = client.get(f"{CHANGES}?after={after}")
-    assert (answer.status_code, answer.json) == (200, {"items": [], "next": after})
+    """From before a restore, or of another environment: silence would lose what comes next."""
+    seen = {"If-None-Match": "*" if tag == "*" else f'"{tag.format(after)}"'}
+    answer = client.get(f"{CHANGES}?after={after}", headers=seen)
+    assert (answer.status_code, answer.json["code"]) == (409, "cursor_ahead")
+    assert answer.json["version"] == 9
+
+
+def test_a_cursor_ahead_of_the_end_of_a_hold_is_told_the_version_that_this_makes(client, sql):
+    hold = {"partnerId": "abc-corp", "seats": 2, "holdSeconds": 60}
+    assert client.post(RESERVATIONS, json=hold).status_code == 201
+    sql("UPDATE reservations SET expires_at = now()")
+    ahead = client.get(CHANGES + "?after=5")
+    assert (ahead.json["code"], ahead.json["version"]) == ("cursor_ahead", 2)
 
 
 def test_the_feed_of_an_event_without_changes_is_empty(client):

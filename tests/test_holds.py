@@ -479,8 +479,8 @@ def test_a_page_shows_no_hold_past_its_end_that_expired_while_it_was_settled(
         return store.list_reservations("node-meetup-2025", None, None, 0, 10)
 
     with application.app_context():
-        items = page("node-meetup-2025", read)
-    assert [item.status for item in items] == ["expired", "expired"]
+        found = page("node-meetup-2025", read)
+    assert [item.status for item in found.items] == ["expired", "expired"]
 
 
 # --- At the very instant --------------------------------------------------------------

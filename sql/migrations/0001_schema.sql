@@ -82,12 +82,11 @@ CREATE UNIQUE INDEX reservations_one_per_idempotency_key
 CREATE INDEX reservations_held_by_end
     ON reservations (event_id, expires_at) WHERE status = 'held';
 
--- Lists: by partner; by status, where the status is not the common one. (Held
--- ones are few at a time and found by their end.)
-CREATE INDEX reservations_by_partner
-    ON reservations (event_id, partner_id, created_version);
+-- Lists, each status by itself: of an event, and of a partner's reservations in it.
 CREATE INDEX reservations_by_status
-    ON reservations (event_id, status, created_version) WHERE status IN ('cancelled', 'expired');
+    ON reservations (event_id, status, created_version);
+CREATE INDEX reservations_by_partner
+    ON reservations (event_id, partner_id, status, created_version);
 
 -- One row per change of an event, appended and never touched again. seats is
 -- what the change leaves: the reservation's seats; those given back by one that

@@ -17,11 +17,17 @@ from ticketboss.rules.plan import Key, Plan
 
 Item = TypeVar("Item")
 
+# An index gives a page in its order and stops there. Where the planner expects a few rows
+# it would rather collect all of them and sort them; there may be as many as were sold since
+# the last statistics.
+IN_ORDER = "SET LOCAL enable_bitmapscan = off;\n"
+
 
 @dataclass(slots=True, frozen=True)
 class Page(Generic[Item]):
     """Part of a list of one event's things."""
 
+    event_version: int
     # Whether one of the event's holds has ended and is not in the ledger yet.
     unsettled: bool
     items: list[Item]
@@ -126,7 +132,7 @@ class Store:
         settled or not.
         """
         rows = self.database.read(
-            statement("list_reservations"),
+            IN_ORDER + statement("list_reservations"),
             {
                 "event_id": event_id,
                 "partner_id": partner_id,
@@ -318,12 +324,12 @@ def _event(row: Row) -> Event:
 
 
 def _page(rows: list[Row], key: str, item: Callable[..., Item]) -> Page[Item] | None:
-    """Return the items of rows that each say whether the event is unsettled.
+    """Return the items of rows that each say the event's version and whether it is unsettled.
 
     No row: there is no such event. One whose `key` is null: it has none of them.
     """
     if not rows:
         return None
     found = [row._asdict() for row in rows]
-    unsettled = [columns.pop("unsettled") for columns in found][0]
-    return Page(unsettled, [item(**columns) for columns in found if columns[key] is not None])
+    event = [(columns.pop("event_version"), columns.pop("unsettled")) for columns in found][0]
+    return Page(*event, [item(**columns) for columns in found if columns[key] is not None])

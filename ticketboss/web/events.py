@@ -8,7 +8,13 @@ from uuid import UUID
 from flask import Blueprint, Response, jsonify, request
 
 from ticketboss.rules.changes import Edit
-from ticketboss.rules.errors import EventExists, EventNotFound, Forbidden, InvalidRequest
+from ticketboss.rules.errors import (
+    CursorAhead,
+    EventExists,
+    EventNotFound,
+    Forbidden,
+    InvalidRequest,
+)
 from ticketboss.rules.model import EVENT_ID, Event
 from ticketboss.web import reads, schemas
 from ticketboss.web.bodies import read_object
@@ -103,8 +109,8 @@ def reservations(event_id: str):
             event_id, query["partner_id"], query["status"], after, query["limit"] + 1, computed
         ),
     )
-    page = listed[: query["limit"]]
-    more = len(listed) > len(page)
+    page = listed.items[: query["limit"]]
+    more = len(listed.items) > len(page)
     return jsonify(
         items=[RESERVATION.dump(reservation) for reservation in page],
         next=_encode(str(page[-1].reservation_id)) if more else None,
@@ -119,9 +125,11 @@ def changes(event_id: str):
     page = reads.page(
         event_id, lambda _: store.list_changes(event_id, query["after"], query["limit"])
     )
-    last = page[-1].version if page else query["after"]
+    if query["after"] > page.event_version:
+        raise CursorAhead(version=page.event_version)
+    last = page.items[-1].version if page.items else query["after"]
     # The ledger only grows, so the last version on a page tells the page.
-    return tagged({"items": [CHANGE.dump(change) for change in page], "next": last}, last)
+    return tagged({"items": [CHANGE.dump(change) for change in page.items], "next": last}, last)
 
 
 def _known(event_id: str) -> str:

@@ -64,8 +64,8 @@ def reservation(reservation_id: UUID) -> Reservation | None:
     return store.read_reservation(reservation_id)
 
 
-def page(event_id: str, read: Callable[[bool], Page | None]) -> list:
-    """Return the items of a page of an event's list.
+def page(event_id: str, read: Callable[[bool], Page | None]) -> Page:
+    """Return a page of an event's list.
 
     `read` reads it, with its argument as if every expired hold were settled.
     Raises EventNotFound, Unavailable or Overloaded.
@@ -74,11 +74,13 @@ def page(event_id: str, read: Callable[[bool], Page | None]) -> list:
     if found is not None and found.unsettled:
         with suppress(*NOT_NOW):
             write_path.submit(event_id, Look())
-        # Another may have expired meanwhile.
+            found = read(False)
+    if found is not None and found.unsettled:
+        # It could not be settled, or another has expired meanwhile.
         found = read(True)
     if found is None:
         raise EventNotFound
     for item in found.items:
         if getattr(item, "overdue", False):
             item.status = "expired"
-    return found.items
+    return found
