@@ -121,14 +121,15 @@ def test_a_change_of_something_else_leaves_a_reservations_tag_alone(client, rese
 
 def test_a_read_with_both_conditions_gets_the_thing_or_an_error_that_says_so(client, reserve):
     reserve()
-    for if_match in ('"1"', '"9"', "*", "1"):
+    for if_match in ('"1"', '"9"', "*", 'W/"1"'):
         for if_none_match in ('"1"', '"9"', "*"):
             conditions = {"If-Match": if_match, "If-None-Match": if_none_match}
             answer = client.get(RESERVATIONS, headers=conditions)
-            if answer.status_code == 412:
-                assert (answer.json["code"], answer.json["version"]) == ("precondition_failed", 1)
+            if if_match in ('"9"', 'W/"1"'):
+                assert (answer.status_code, answer.json["version"]) == (412, 1)
+                assert answer.json["code"] == "precondition_failed"
             else:
-                assert answer.status_code in (200, 304), conditions
+                assert answer.status_code == (200 if if_none_match == '"9"' else 304), conditions
 
 
 # --- If-Match -------------------------------------------------------------------
@@ -185,18 +186,54 @@ def test_a_change_conditional_on_another_version_is_refused(conditional, client,
     assert verify()[0] == 0
 
 
+NO_TAG = [
+    "",
+    '"',
+    ",",
+    " , ",
+    "W/",
+    "1",
+    "14",
+    "\xb9",
+    '" 1"',
+    '"1"x',
+    '"1" "2"',
+    "'1'",
+    '"1',
+    "w/" + '"1"',
+]
+NO_TAG += ['*, "1"', '"1", *', "**", '"1";"2"', '"a\x7fb"', "," * 3000, '"1",' * 700 + "x"]
+
+
+@pytest.mark.parametrize("tags", NO_TAG, ids=lambda tags: repr(tags)[:20])
+def test_a_condition_that_is_no_entity_tag_is_a_400(conditional, client, version, tags):
+    refused = conditional(tags)
+    assert (refused.status_code, refused.json["code"]) == (400, "invalid_request")
+    assert "If-Match" in refused.json["error"]
+    assert version() == 1
+    assert client.get(EVENT, headers={"If-Match": tags}).status_code == 400
+
+
 @pytest.mark.parametrize(
     "tags",
-    ["", '"', ",", "W/", '"abc"', '"01"', '"+1"', '"-1"', '"1.0"', '" 1"', "\xb9", '"\xb9"']
-    + ['"1_0"', '"' + "1" * 20 + '"', '"' + "9" * 4000 + '"', '"*"', '"1"x'],
+    ['"abc"', '"01"', '"+1"', '"-1"', '"1.0"', '"\xb9"', '"1_0"', '""', '"*"', '"a,b"', '"0",,"2",']
+    + ['"' + "1" * 20 + '"', '"' + "9" * 4000 + '"'],
     ids=lambda tags: repr(tags)[:20],
 )
-def test_a_malformed_condition_changes_nothing(reserve, version, tags):
+def test_a_tag_that_is_not_the_current_one_fails_whatever_it_is(reserve, version, tags):
     reserve()
     refused = reserve(headers={"If-Match": tags})
-    assert refused.status_code in (400, 412)
-    assert refused.json["code"] in ("invalid_request", "precondition_failed")
+    assert (refused.status_code, refused.json["code"]) == (412, "precondition_failed")
+    assert refused.json["error"] == "If-Match names another version than the current one"
     assert version() == 1
+
+
+@pytest.mark.parametrize("tags", ['W/"1"', 'W/"0"', 'W/"1", W/"2"', '"0", W/"1"'])
+def test_a_weak_tag_is_told_that_it_can_never_match(conditional, version, tags):
+    refused = conditional(tags)
+    assert (refused.status_code, refused.json["code"]) == (412, "precondition_failed")
+    assert "never matches a weak tag" in refused.json["error"]
+    assert refused.json["version"] == version() == 1
 
 
 def test_a_reserve_in_a_batch_is_judged_on_the_version_that_it_would_itself_see(

@@ -137,8 +137,28 @@ def test_every_number_of_seats_from_1_to_10_can_be_reserved(http, seats):
 
 
 @pytest.mark.parametrize(
+    ("written", "seats"),
+    [("3.0", 3), ("3e0", 3), ("1e1", 10), ("1E+0", 1), ("0.3e1", 3), ("30e-1", 3), ("3.000", 3)]
+    + [("1." + "0" * 5000, 1), ("0." + "0" * 99 + "3e100", 3)],
+    ids=lambda value: str(value)[:12],
+)
+def test_a_whole_number_is_one_however_json_writes_it(http, written, seats):
+    body = b'{"partnerId": "abc-corp", "seats": %b, "holdSeconds": 60.0}' % written.encode()
+    answer = http.post(RESERVATIONS, body, content_type="application/json")
+    assert (answer.status, answer.json["seats"]) == (201, seats)
+    assert b'"seats":%d,' % seats in answer.body
+    place = answer.headers["Location"]
+    for method, path, body in [
+        ("POST", place + "/extend", b'{"holdSeconds": 9e1}'),
+        ("PATCH", place, b'{"seats": 1.0}'),
+    ]:
+        headers = {"Content-Type": "application/json"}
+        assert http.call(method, path, body, headers).status == 200
+
+
+@pytest.mark.parametrize(
     "partner",
-    ["a", "x" * 64, "Ünïcode Ltd", "日本" * 32, "🎟" * 64, " a ", "'; DROP TABLE events; --", "%s"],
+    ["a", "x" * 64, "Ünïcode Ltd", "日本" * 32, "🎟" * 64, "a  b", "'; DROP TABLE events; --", "%s"],
 )
 def test_a_partner_id_comes_back_as_it_was_sent(http, partner):
     answer = reserve(http, 1, partner)

@@ -85,12 +85,59 @@ def test_an_event_is_created_once_however_many_ask(server, sql):
     ]
 
 
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("2030-01-02T03:04:05Z", "2030-01-02T03:04:05.000000Z"),
+        ("2030-01-02t03:04:05.1z", "2030-01-02T03:04:05.100000Z"),
+        ("2030-01-02T03:04:05.1234567Z", "2030-01-02T03:04:05.123456Z"),
+        ("2030-01-02T03:04:05.123456789+05:30", "2030-01-01T21:34:05.123456Z"),
+        ("2030-01-02T03:04:05.999999999999Z", "2030-01-02T03:04:05.999999Z"),
+        ("2030-01-02T03:04:05." + "9" * 99 + "Z", "2030-01-02T03:04:05.999999Z"),
+        ("2030-01-02T03:04:05-00:00", "2030-01-02T03:04:05.000000Z"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00.000000Z"),
+        ("2016-12-31T15:59:60.5-08:00", "2017-01-01T00:00:00.500000Z"),
+        ("9999-12-31T23:59:59.999999999Z", "9999-12-31T23:59:59.999999Z"),
+        ("9999-01-01T00:00:00+14:00", "9998-12-31T10:00:00.000000Z"),
+        ("1969-07-20T20:17:40Z", "1969-07-20T20:17:40.000000Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
+    ],
+)
+def test_every_instant_of_rfc_3339_is_taken_and_cut_to_microseconds(
+    client, create, edit, written, shown
+):
+    made = create(salesOpenAt=written)
+    assert (made.status_code, made.json["salesOpenAt"]) == (201, shown)
+    assert edit(salesOpenAt=None, salesCloseAt=written).json["salesCloseAt"] == shown
+    assert client.get(CONCERT).json["salesCloseAt"] == shown
+
+
+def test_times_are_the_same_whatever_time_zone_the_database_has(dsn, sql):
+    """At the ends of the calendar another zone is in a year that Python does not have."""
+    ((database,),) = sql("SELECT current_database()")
+    for zone in ("Asia/Tokyo", "America/Los_Angeles"):
+        sql(f"ALTER DATABASE {database} SET timezone = '{zone}'")
+        try:
+            client = create_app(Config(database_url=dsn, admin_key=ADMIN_KEY)).test_client()
+            for time in ("9999-12-31T23:59:59.999999Z", "0001-01-01T00:00:00.000000Z"):
+                members = {"salesOpenAt": time, "salesCloseAt": None}
+                headers = {**ADMIN, "If-Match": "*"}
+                edited = client.patch(DEFAULT, json=members, headers=headers)
+                assert (edited.status_code, edited.json["salesOpenAt"]) == (200, time)
+                assert client.get(EVENTS).json["items"][0]["salesOpenAt"] == time
+        finally:
+            sql(f"ALTER DATABASE {database} RESET timezone")
+
+
 WRONG = {
     "eventId": ["", "A", "a b", ".", "..", "a" * 65, "a\n", "é", "a/b", 1, None],
-    "name": ["", "  ", "x" * 201, "a\x00b", 5, None],
-    "totalSeats": [-1, 10_000_001, 1.0, "1", True, None],
+    "name": ["", "  ", "x" * 201, "a\x00b", " a", "a ", "\u200d", "a\u200b", 5, None],
+    "totalSeats": [-1, 10_000_001, 1.5, "1", True, None],
     "salesOpenAt": ["", "tomorrow", "2025-11-01", "2025-11-01T15:00:00", "2025-13-01T00:00:00Z", 5]
-    + ["2100-01-01T00:00:00.000001Z"],
+    + ["2100-01-01T00:00:00.000001Z", "2030-01-01T00:00:60Z", "2030-12-31T22:59:60Z"]
+    + ["9999-12-31T23:59:59-00:01", "0000-01-01T00:00:00Z", "0001-01-01T00:00:00+00:01"]
+    + ["2030-01-01T00:00:00.Z", "2030-01-01T00:00:00+24:00", "2030-01-01 00:00:00Z"]
+    + ["2030-02-30T00:00:00Z", "2030-01-01T24:00:00Z", "٢030-01-01T00:00:00Z"],
     "totalseats": [5],
 }
 

@@ -86,7 +86,7 @@ def test_a_hold_lasts_from_one_second_to_an_hour(hold, seconds):
     assert hold(seconds=seconds).json["status"] == "held"
 
 
-@pytest.mark.parametrize("seconds", [0, -1, 3601, 1.0, "60", True, None, [60]], ids=repr)
+@pytest.mark.parametrize("seconds", [0, -1, 3601, 1.5, "60", True, None, [60]], ids=repr)
 def test_a_wrong_length_of_a_hold_is_refused(client, hold, seconds):
     body = {"partnerId": "abc-corp", "seats": 1, "holdSeconds": seconds}
     extension = hold().location + "/extend"

@@ -234,6 +234,26 @@ def test_a_key_that_is_not_1_to_255_printable_ascii_characters_is_refused(server
     assert rows() == 0
 
 
+@pytest.mark.parametrize("first", ["order-7", '"order-7"'])
+@pytest.mark.parametrize("second", ["order-7", '"order-7"'])
+def test_a_key_in_quotes_is_the_same_key(reserve, rows, first, second):
+    assert REPLAYED not in reserve(headers={"Idempotency-Key": first}).headers
+    assert reserve(headers={"Idempotency-Key": second}).headers[REPLAYED] == "true"
+    assert rows() == 1
+
+
+def test_quotes_are_no_part_of_the_length_of_a_key_and_one_pair_is_taken_off(reserve, rows):
+    longest = "x" * 255
+    assert reserve(headers={"Idempotency-Key": f'"{longest}"'}).status_code == 201
+    assert REPLAYED in reserve(headers={"Idempotency-Key": longest}).headers
+    for key in ('""', f'"{longest}x"'):
+        assert reserve(headers={"Idempotency-Key": key}).status_code == 400
+    others = ['"', '"x', 'x"', '""x""']
+    for key in others:
+        assert REPLAYED not in reserve(headers={"Idempotency-Key": key}).headers
+    assert rows() == 1 + len(others)
+
+
 @pytest.mark.parametrize("key", ["x", "x" * 255, "a b", "'\"%s%(seats)s\\;--", "~!"], ids=repr)
 def test_any_printable_key_will_do(reserve, key):
     headers = {"Idempotency-Key": key}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ticketboss.data import database
-from ticketboss.rules.model import EVENT_ID
+from ticketboss.rules.names import EVENT_ID
 
 HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
 

@@ -5,6 +5,7 @@ that matters, so it costs one round trip, leaves no transaction open, and works
 through pgbouncer in transaction mode.
 """
 
+import os
 import queue
 import select
 import threading
@@ -97,6 +98,10 @@ def _wait(connection: _Connection) -> None:
 
 
 extensions.set_wait_callback(_wait)
+# Times come in UTC, whatever zone the server has: in another one the first or the last
+# hours of the calendar are in a year that Python does not have. (libpq says it as it
+# connects, in a way that pgbouncer passes on: PostgreSQL manual, 32.15.)
+os.environ["PGTZ"] = "UTC"
 extras.register_uuid()
 
 

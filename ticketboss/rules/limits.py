@@ -83,6 +83,11 @@ RETRY_AFTER = 1
 # A reserve takes about 100 bytes; 16 KiB leaves room for anything honest.
 BODY_BYTES = 16 * 1024
 
+# A refusal has at most 4 KiB, whatever the client's own names are: two of the longest,
+# of characters that JSON writes as twelve bytes each, fit into the fields of one.
+NAME_SHOWN = 64
+FIELDS_BYTES = 3000
+
 # Changes written by one transaction. Enough for every thread of a process, as
 # many as it usually has; a bound because a failed one is decided again as a whole.
 BATCH_CHANGES = 64

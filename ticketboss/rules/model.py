@@ -3,17 +3,11 @@
 Fields are columns: a row becomes a record by the names that its statement gives them.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from typing import Final, Literal, get_args
 from uuid import UUID
-
-from ticketboss.rules import limits
-
-# Not . or .., which clients take out of an address (RFC 3986, section 5.2.4).
-EVENT_ID = re.compile(rf"(?!\.{{1,2}}\Z)[a-z0-9._-]{{1,{limits.EVENT_ID_LENGTH}}}\Z")
 
 # What a reservation is. The first two have their seats, the others gave them back.
 Status = Literal["held", "confirmed", "cancelled", "expired"]

@@ -5,23 +5,17 @@ and fails on deep nesting with a 500.
 """
 
 import json
+from decimal import Decimal
 
 from flask import request
 from gunicorn.http.errors import ParseException
 
 from ticketboss.rules import limits
 from ticketboss.rules.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from ticketboss.web.schemas import unique
 
-
-def _object(pairs: list[tuple]) -> dict:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidRequest(
-            f"{twice} appears more than once", fields={twice: ["appears more than once"]}
-        )
-    return members
+# Numbers from here on are beyond every range, and cost the more to write out.
+BEYOND = Decimal(10**32)
 
 
 def _constant(name: str):
@@ -33,7 +27,17 @@ def _integer(digits: str) -> int:
     return int(digits[:32])
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer)
+def _number(text: str) -> int | Decimal:
+    """Return a number that is written with a fraction or an exponent: 3.0 and 3e0 are 3."""
+    number = Decimal(text)
+    if number != number.to_integral_value():
+        return number
+    return int(max(-BEYOND, min(number, BEYOND)))
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=unique, parse_constant=_constant, parse_int=_integer, parse_float=_number
+)
 
 
 def _read() -> bytes:
@@ -65,7 +69,8 @@ def read_object() -> dict:
         raise UnsupportedMediaType
     try:
         value = _DECODER.decode(_read().decode("utf-8"))
-    except (ValueError, RecursionError):  # bad UTF-8, bad JSON, too long a number, too deep
+    except (ValueError, ArithmeticError, RecursionError):
+        # Bad UTF-8, bad JSON, an exponent of 19 digits, too deep.
         raise InvalidRequest("The body is not valid JSON in UTF-8", fields={}) from None
     if not isinstance(value, dict):
         raise InvalidRequest("The body must be a JSON object", fields={})

@@ -1,23 +1,31 @@
 """Conditional requests (RFC 9110, section 13): a version is its thing's entity tag."""
 
+import re
+
 from flask import Response, jsonify, request
 
 from ticketboss.rules.changes import ANY_VERSION, IfMatch
-from ticketboss.rules.errors import PreconditionRequired
+from ticketboss.rules.errors import InvalidRequest, PreconditionRequired
+
+ENTITY_TAG = r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"'
+# Some of them, with commas between; elements of a list may be empty (RFC 9110, section 5.6.1).
+ENTITY_TAGS = re.compile(rf"[ \t,]*({ENTITY_TAG}[ \t]*(,[ \t,]*|\Z))+\Z")
 
 
 def if_match(required: bool = False) -> IfMatch:
     """Return the versions that the current request insists on.
 
-    Raises PreconditionRequired where it must name one and does not.
+    Raises PreconditionRequired where it must name one and does not, or InvalidRequest.
     """
-    if "If-Match" not in request.headers:
-        if required:
-            raise PreconditionRequired
+    given = request.headers.get("If-Match")
+    if given is None and required:
+        raise PreconditionRequired
+    if given in (None, "*"):
         return ANY_VERSION
-    tags = request.if_match
-    # Strong comparison: a weak tag matches nothing.
-    return ANY_VERSION if tags.star_tag else IfMatch(frozenset(tags.as_set()))
+    if not ENTITY_TAGS.match(given):
+        raise InvalidRequest('If-Match must be * or entity tags such as "14"', fields={})
+    tags = re.findall(ENTITY_TAG, given)
+    return IfMatch(frozenset(tag for weak, tag in tags if not weak), weak=any(w for w, _ in tags))
 
 
 def tagged(body: dict, version: int | None) -> Response:

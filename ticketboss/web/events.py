@@ -3,6 +3,7 @@
 import base64
 import hmac
 import re
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, request
@@ -15,7 +16,8 @@ from ticketboss.rules.errors import (
     Forbidden,
     InvalidRequest,
 )
-from ticketboss.rules.model import EVENT_ID, Event
+from ticketboss.rules.model import Event
+from ticketboss.rules.names import EVENT_ID
 from ticketboss.web import reads, schemas
 from ticketboss.web.bodies import read_object
 from ticketboss.web.conditions import if_match, tagged
@@ -156,15 +158,17 @@ def _require_admin() -> None:
 
 
 def _query() -> dict:
-    """Return the query string's members; raise InvalidRequest where one comes twice."""
-    if not request.query_string.isascii():
-        raise InvalidRequest("The query string must be percent-encoded", fields={})
-    for name, values in request.args.lists():
-        if len(values) > 1:
-            raise InvalidRequest(
-                f"{name} appears more than once", fields={name: ["appears more than once"]}
-            )
-    return request.args.to_dict()
+    """Return the query string's members: text, each once; raise InvalidRequest."""
+    query = request.query_string.decode("ascii", "surrogateescape")
+    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
+    for name, value in pairs:
+        try:
+            (name + value).encode()  # no surrogates
+        except UnicodeEncodeError:
+            name = schemas.shown(name)
+            fault = name, f"{name} must be UTF-8, percent-encoded"
+            raise schemas.refusal([fault]) from None
+    return schemas.unique(pairs)
 
 
 def _encode(place: str) -> str:

@@ -10,7 +10,8 @@ from flask import Blueprint, Response, g, request
 from ticketboss.rules import limits
 from ticketboss.rules.changes import Cancel, Confirm, Extend, Outcome, Reduce, Reserve
 from ticketboss.rules.errors import Elsewhere, EventNotFound, InvalidRequest, ReservationNotFound
-from ticketboss.rules.model import EVENT_ID, Reservation
+from ticketboss.rules.model import Reservation
+from ticketboss.rules.names import EVENT_ID
 from ticketboss.web import reads, schemas
 from ticketboss.web.bodies import read_object
 from ticketboss.web.conditions import if_match, tagged
@@ -132,7 +133,11 @@ def _find(reservation_id: UUID, read: Callable | None = None) -> Reservation:
 
 def _idempotency_key() -> str | None:
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not PRINTABLE_ASCII.match(key):
+    if key is None:
+        return None
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]  # some clients write it as a string of RFC 9651
+    if not PRINTABLE_ASCII.match(key):
         raise InvalidRequest(
             "Idempotency-Key must be 1 to 255 printable ASCII characters", fields={}
         )

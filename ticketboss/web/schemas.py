@@ -4,12 +4,15 @@ Requests are loaded (validated), answers are dumped. Every message is a sentence
 that names its member, so that it can stand alone as the `error` of an answer.
 """
 
+import json
 import re
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from typing import ClassVar
 
 from marshmallow import (
-    RAISE,
+    EXCLUDE,
     Schema,
     ValidationError,
     fields,
@@ -17,18 +20,14 @@ from marshmallow import (
     validates_schema,
 )
 
-from ticketboss.rules import limits
+from ticketboss.rules import limits, names
 from ticketboss.rules.errors import InvalidRequest
-from ticketboss.rules.model import EVENT_ID
+from ticketboss.rules.model import STATUSES
 
 # RFC 3339, with the offset that makes it an instant.
 TIMESTAMP = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d):(\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)\Z", re.ASCII | re.I
 )
-# No control characters, which could forge a line somewhere, and no lone surrogates.
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-STATUSES = ("held", "confirmed", "cancelled", "expired")
 
 
 def camel_case(name: str) -> str:
@@ -51,6 +50,37 @@ def public(members: dict) -> dict:
     }
 
 
+def unique(pairs: Iterable[tuple]) -> dict:
+    """Return pairs of a name and a value by their names; raise InvalidRequest for a second one."""
+    members = {}
+    for name, value in pairs:
+        if name in members:
+            name = shown(name)
+            raise refusal([(name, f"{name} appears more than once")])
+        members[name] = value
+    return members
+
+
+def shown(name: str) -> str:
+    """Return the name of a member as errors show it: it may be a client's own, and long."""
+    return name if len(name) <= limits.NAME_SHOWN else name[: limits.NAME_SHOWN] + "…"
+
+
+def refusal(faults: list[tuple[str, str]]) -> InvalidRequest:
+    """Return what tells the faults of members: the first, and of all as many as fit.
+
+    Each is the name of a member, as shown, and a sentence that names it.
+    """
+    fitting: dict[str, list[str]] = {}
+    size = 0
+    for name, sentence in faults:
+        size += len(json.dumps({name: [sentence]}))
+        if size > limits.FIELDS_BYTES:
+            break
+        fitting.setdefault(name, []).append(sentence)
+    return InvalidRequest(faults[0][1], fields=fitting)
+
+
 # --- Fields -------------------------------------------------------------------
 
 
@@ -61,19 +91,25 @@ class Timestamp(fields.Field):
         return None if value is None else timestamp(value)
 
     def _deserialize(self, value, attr, data, **kwargs):
-        if isinstance(value, str) and TIMESTAMP.match(value):
-            # Before Python 3.11, fromisoformat takes neither Z nor a short fraction.
-            text = re.sub(r"[Zz]\Z", "+00:00", value.upper())
-            text = re.sub(r"\.(\d+)", lambda match: "." + match[1].ljust(6, "0"), text)
-            try:
-                parsed = datetime.fromisoformat(text).astimezone(timezone.utc)
-                if 1970 <= parsed.year < 9999:
-                    return parsed
-            except (ValueError, OverflowError):
-                pass
+        if isinstance(value, str) and (match := TIMESTAMP.match(value)):
+            with suppress(ValueError, OverflowError):
+                return _instant(*match.groups())
         raise ValidationError(
             f"{self.data_key} must be a time like 2025-11-01T15:00:00Z (RFC 3339)"
         )
+
+
+def _instant(minute: str, second: str, fraction: str | None, offset: str) -> datetime:
+    """Return a time by its parts; raise ValueError or OverflowError where it never comes."""
+    leap = second == "60"
+    # Before Python 3.11, fromisoformat takes neither Z nor a short fraction.
+    text = f"{minute}:{'59' if leap else second}.{fraction or '':0<6.6}"
+    text += "+00:00" if offset in "Zz" else offset
+    instant = datetime.fromisoformat(text.upper()).astimezone(timezone.utc)
+    instant += timedelta(seconds=leap)
+    if leap and (instant.hour, instant.minute) != (0, 0):
+        raise ValueError("leap seconds come at midnight")
+    return instant
 
 
 class QueryInteger(fields.Field):
@@ -98,24 +134,23 @@ def _messages(name: str, invalid: str) -> dict:
     }
 
 
-def _text(name: str, length: int, **options) -> fields.String:
-    """A string that a person can read: no control characters, not only white space."""
+class Text(fields.String):
+    """A string that a person can read, in the one form that the domain gives it."""
 
-    def check(value: str) -> None:
-        if not 1 <= len(value) <= length:
-            raise ValidationError(f"{name} must have 1 to {length} characters")
-        if UNPRINTABLE.search(value):
-            raise ValidationError(f"{name} must not contain control characters")
-        if value.isspace():
-            raise ValidationError(f"{name} must not be only white space")
+    def __init__(self, name: str, form: Callable[[str], str], **options):
+        messages = _messages(name, "a string")
+        super().__init__(data_key=name, error_messages=messages, **options)
+        self.form = form
 
-    return fields.String(
-        data_key=name, validate=check, error_messages=_messages(name, "a string"), **options
-    )
+    def _deserialize(self, value, attr, data, **kwargs):
+        try:
+            return self.form(super()._deserialize(value, attr, data, **kwargs))
+        except ValueError as fault:
+            raise ValidationError(f"{self.data_key} {fault}") from None
 
 
 def _number(name: str, lowest: int, highest: int, message: str = "", **options) -> fields.Integer:
-    """A JSON integer; 3.0, "3" and true are not."""
+    """A whole number; "3" and true are none. (How JSON may write one, bodies knows.)"""
     return fields.Integer(
         strict=True,
         data_key=name,
@@ -153,25 +188,28 @@ class Request(Schema):
     """What a client sends. Unknown members are refused: they may be misspelt."""
 
     class Meta:
-        unknown = RAISE
+        unknown = EXCLUDE  # marshmallow would take the square of their number to tell them
 
-    error_messages = {"unknown": "is not known here"}
+    def __init__(self):
+        super().__init__()
+        self.known = {field.data_key or name for name, field in self.load_fields.items()}
 
     def read(self, members: dict) -> dict:
         """Return the members by their Python names; raise InvalidRequest."""
+        faults, loaded = [], {}
         try:
-            return self.load(members)
+            loaded = self.load(members)
         except ValidationError as error:
-            faults = {
-                name: [f"{name} {text}" if text == "is not known here" else text for text in texts]
-                for name, texts in error.messages.items()
-            }
-            first = next(iter(faults.values()))[0]
-            raise InvalidRequest(first, fields=faults) from None
+            faults = [(name, text) for name, texts in error.messages.items() for text in texts]
+        unknown = [shown(name) for name in members if name not in self.known]
+        faults += [(name, f"{name} is not known here") for name in unknown]
+        if faults:
+            raise refusal(faults)
+        return loaded
 
 
 class ReserveRequest(Request):
-    partner_id = _text("partnerId", limits.PARTNER_ID_LENGTH, required=True)
+    partner_id = Text("partnerId", names.partner_id, required=True)
     seats = _seats()
     hold_seconds = _hold_seconds()
 
@@ -189,7 +227,7 @@ class NoMembersRequest(Request):
 
 
 class EditEventRequest(Request):
-    name = _text("name", limits.EVENT_NAME_LENGTH)
+    name = Text("name", names.event_name)
     total_seats = _number("totalSeats", 0, limits.TOTAL_SEATS_MAXIMUM)
     sales_open_at = _time("salesOpenAt")
     sales_close_at = _time("salesCloseAt")
@@ -200,11 +238,11 @@ class CreateEventRequest(EditEventRequest):
         data_key="eventId",
         required=True,
         validate=validate.Regexp(
-            EVENT_ID, error="eventId must be 1 to 64 of a-z 0-9 . _ -, not . or .."
+            names.EVENT_ID, error="eventId must be 1 to 64 of a-z 0-9 . _ -, not . or .."
         ),
         error_messages=_messages("eventId", "a string"),
     )
-    name = _text("name", limits.EVENT_NAME_LENGTH, required=True)
+    name = Text("name", names.event_name, required=True)
     total_seats = _number("totalSeats", 0, limits.TOTAL_SEATS_MAXIMUM, required=True)
 
     @validates_schema
@@ -220,12 +258,10 @@ class ListQuery(Request):
 
 
 class ReservationsQuery(ListQuery):
-    partner_id = _text("partnerId", limits.PARTNER_ID_LENGTH, load_default=None)
+    partner_id = Text("partnerId", names.partner_id, load_default=None)
     status = fields.String(
         load_default=None,
-        validate=validate.OneOf(
-            STATUSES, error="status must be one of held, confirmed, cancelled, expired"
-        ),
+        validate=validate.OneOf(STATUSES, error=f"status must be one of {', '.join(STATUSES)}"),
     )
 
 
