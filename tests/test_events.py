@@ -555,7 +555,8 @@ def test_while_no_admin_key_is_configured_nobody_is_the_admin(without_key, sql, 
         without_key.post(EVENTS, json=body, headers=headers),
         without_key.patch(DEFAULT, json={"name": "B"}, headers=headers),
     ):
-        assert (refused.status_code, refused.json["code"]) == (403, "forbidden")
+        assert (refused.status_code, refused.json["code"]) == (401, "unauthorized")
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
     assert sql("SELECT event_id, version FROM events") == [("node-meetup-2025", 0)]
 
 
@@ -576,7 +577,8 @@ def test_a_wrong_admin_key_is_refused(server, sql):
             client.call("POST", EVENTS, {"nonsense": 1}, headers),
             client.call("PATCH", DEFAULT, {"name": "B"}, headers),
         ):
-            assert (refused.status, refused.json["code"]) == (403, "forbidden"), authorization
+            assert (refused.status, refused.json["code"]) == (401, "unauthorized"), authorization
+            assert refused.headers["WWW-Authenticate"] == "Bearer"
             assert ADMIN_KEY not in refused.body.decode()
     assert sql("SELECT event_id, version FROM events") == [("node-meetup-2025", 0)]
 

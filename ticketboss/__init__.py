@@ -11,7 +11,7 @@ from ticketboss.rules.ids import ReservationIds
 from ticketboss.selling.batch import Batches
 from ticketboss.selling.line import Line
 from ticketboss.serving import startup
-from ticketboss.web import events, health, reservations, responses
+from ticketboss.web import events, health, reservations, responses, screening
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -24,7 +24,8 @@ def create_app(config: Config | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES + 1  # see bodies
     app.json.sort_keys = False
-    app.url_map.merge_slashes = False  # an address is right or wrong, never redirected
+    # An address is right or wrong, never redirected; a slash at its end says nothing.
+    app.url_map.merge_slashes = app.url_map.strict_slashes = False
     logs.configure(config.log_format)
 
     store = Store(Database(dsn, config.pool_size))
@@ -36,6 +37,7 @@ def create_app(config: Config | None = None) -> Flask:
     }
 
     responses.register(app)
+    screening.register(app)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(reservations.blueprint)
     app.register_blueprint(events.blueprint)

@@ -54,9 +54,14 @@ class UnsupportedMediaType(TicketBossError):
     sentence = "The body must be sent as Content-Type: application/json, in UTF-8"
 
 
-class Forbidden(TicketBossError):
-    status, code = 403, "forbidden"
+class Unauthorized(TicketBossError):
+    status, code = 401, "unauthorized"
     sentence = "This call needs the admin key"
+
+
+class CrossSite(TicketBossError):
+    status, code = 403, "cross_site"
+    sentence = "A page of another site cannot change anything here"
 
 
 class EventNotFound(TicketBossError):

@@ -111,6 +111,17 @@ class Worker(ThreadWorker):
         with suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(limits.NICENESS))
 
+    def load_wsgi(self):
+        super().load_wsgi()
+        application = self.wsgi
+
+        def keeping_headers_apart(environ, start_response):
+            """Tell the application the headers as they came: WSGI joins those of one name."""
+            environ["ticketboss.headers"] = start_response.__self__.req.headers
+            return application(environ, start_response)
+
+        self.wsgi = keeping_headers_apart
+
     def notify(self):
         self._open[self.place] = self.nr_conns
         super().notify()

@@ -13,8 +13,8 @@ from ticketboss.rules.errors import (
     CursorAhead,
     EventExists,
     EventNotFound,
-    Forbidden,
     InvalidRequest,
+    Unauthorized,
 )
 from ticketboss.rules.model import Event
 from ticketboss.rules.names import EVENT_ID
@@ -146,7 +146,7 @@ def _summary(event: Event) -> Response:
 
 
 def _require_admin() -> None:
-    """Raise Forbidden unless the request carries the admin key; without one nothing does."""
+    """Raise Unauthorized unless the request carries the admin key; without one nothing does."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     expected = config.admin_key
     if (
@@ -154,7 +154,7 @@ def _require_admin() -> None:
         or scheme.lower() != "bearer"
         or not hmac.compare_digest(key.strip().encode(), expected.encode())
     ):
-        raise Forbidden
+        raise Unauthorized
 
 
 def _query() -> dict:

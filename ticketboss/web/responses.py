@@ -49,7 +49,11 @@ def _begin() -> None:
 
 
 def _end(response: Response) -> Response:
-    response.headers["X-Request-Id"] = g.request_id
+    headers = response.headers
+    headers["X-Request-Id"] = g.request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    # What has an entity tag may be kept by its client alone, and asked for again each time.
+    headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
     log.info(
         "request",
         extra={
@@ -71,6 +75,8 @@ def _refuse(fact: TicketBossError) -> Response:
     response.status_code = fact.status
     if fact.status in (429, 503):
         response.headers["Retry-After"] = str(limits.RETRY_AFTER)
+    if fact.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
