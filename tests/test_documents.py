@@ -33,6 +33,14 @@ FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 ADDRESS = "http://127.0.0.1:8080"
 # Printed between two commands, so that their answers can be told apart.
 BORDER = "\x1e"
+# Its bounds, by name; to import it would set up the logs of a server.
+GUNICORN = dict(
+    re.findall(
+        r"^limit_request_(\w+) = (\d+)$",
+        (ROOT / "ticketboss/serving/gunicorn_conf.py").read_text("utf-8"),
+        re.MULTILINE,
+    )
+)
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -394,6 +402,19 @@ def test_every_command_of_flask_that_is_named_exists(application):
         f"After {limits.MIGRATION_PATIENCE:g} s it gives up",
         f"for up to {int(limits.REQUEST_DEADLINE) + 5} s",
         f"{limits.SEATS_MINIMUM} to {limits.SEATS_MAXIMUM} seats",
+        f"| `seats` | {limits.SEATS_MINIMUM} to {limits.SEATS_MAXIMUM} |",
+        f"| `partnerId` | 1 to {limits.PARTNER_ID_LENGTH} characters",
+        f"| `eventId` | 1 to {limits.EVENT_ID_LENGTH} of",
+        f"| `name` | 1 to {limits.EVENT_NAME_LENGTH} characters",
+        f"| `totalSeats` | 0 to {limits.TOTAL_SEATS_MAXIMUM:,} |",
+        f"| `holdSeconds` | 1 to {limits.HOLD_SECONDS_MAXIMUM:,}; with all extensions"
+        f" {limits.HOLD_TOTAL_SECONDS:,} s",
+        f"| `limit` | 1 to {limits.LIST_MAXIMUM}, of the change feed 1 to {limits.FEED_MAXIMUM:,};"
+        f" if it is left out {limits.LIST_DEFAULT}, and {limits.FEED_DEFAULT} |",
+        f"| `Idempotency-Key` | 1 to {limits.IDEMPOTENCY_KEY_LENGTH} printable ASCII characters",
+        f"| a body | {limits.BODY_BYTES // 1024} KiB |",
+        f"| the request line, and each header | {int(GUNICORN['line']):,} bytes |",
+        f"| headers | {GUNICORN['fields']} |",
         f"at most {limits.HOLD_SECONDS_MAXIMUM:,} s, with all its extensions",
         f"{limits.HOLD_TOTAL_SECONDS:,} s after the hold was made",
         f"larger than {limits.BODY_BYTES // 1024} KiB",
