@@ -159,7 +159,7 @@ def test_a_hold_can_be_extended_up_to_its_limit_and_not_beyond(late):
         (reserve(if_match=IfMatch(frozenset({"1"}))), False),
         (Cancel(uuid4()), True),
         (Confirm(uuid4(), IfMatch(frozenset())), False),
-        (Extend(uuid4(), 9), True),
+        (Extend(uuid4(), 9), False),
         (Reduce(uuid4(), 1), True),
         (Edit({}), False),
         (Look(), False),
