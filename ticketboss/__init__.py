@@ -6,12 +6,11 @@ from ticketboss import cli, logs
 from ticketboss.config import Config
 from ticketboss.data.database import Database
 from ticketboss.data.store import Store
-from ticketboss.rules import limits
 from ticketboss.rules.ids import ReservationIds
 from ticketboss.selling.batch import Batches
 from ticketboss.selling.line import Line
 from ticketboss.serving import startup
-from ticketboss.web import events, health, reservations, responses, screening
+from ticketboss.web import batches, events, health, reservations, responses, screening
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -22,7 +21,6 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config, dsn = startup.prepare(config)
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = limits.BODY_BYTES + 1  # see bodies
     app.json.sort_keys = False
     # An address is right or wrong, never redirected; a slash at its end says nothing.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
@@ -41,5 +39,6 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_blueprint(health.blueprint)
     app.register_blueprint(reservations.blueprint)
     app.register_blueprint(events.blueprint)
+    app.register_blueprint(batches.blueprint)
     cli.register(app)
     return app

@@ -6,7 +6,7 @@ alone, on a Plan that starts as the event was read and becomes what is written.
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from ticketboss.rules import limits
@@ -25,6 +25,7 @@ from ticketboss.rules.errors import (
     PreconditionFailed,
     SalesClosed,
     SalesNotOpen,
+    TicketBossError,
     WeakCondition,
 )
 from ticketboss.rules.model import NOW, Event, Reservation
@@ -266,6 +267,16 @@ class Edit(Change):
         if opens is not None and closes is not None and opens >= closes:
             raise EmptySalesWindow
         return plan.edit(**self.fields, available_seats=total - event.reserved_seats)
+
+
+@dataclass(slots=True)
+class Refused(Change):
+    """What is refused whatever the event: it stands in an atomic batch for the reason."""
+
+    fact: TicketBossError
+
+    def apply(self, plan: Plan) -> NoReturn:
+        raise self.fact
 
 
 @dataclass(slots=True)

@@ -46,7 +46,12 @@ class EmptySalesWindow(InvalidRequest):
 
 class PayloadTooLarge(TicketBossError):
     status, code = 413, "payload_too_large"
-    sentence = "The body is larger than 16 KiB"
+    sentence = "The body is too large"
+
+    @classmethod
+    def than(cls, limit: int) -> "PayloadTooLarge":
+        """Say how many bytes a body may have."""
+        return cls(f"The body is larger than {limit // 1024} KiB")
 
 
 class UnsupportedMediaType(TicketBossError):

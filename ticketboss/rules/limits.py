@@ -83,6 +83,11 @@ RETRY_AFTER = 1
 # A reserve takes about 100 bytes; 16 KiB leaves room for anything honest.
 BODY_BYTES = 16 * 1024
 
+# A batch has up to 64 operations, and the answer an item for each.
+BATCH_BODY_BYTES = 128 * 1024
+BATCH_OPERATIONS = 64
+BATCH_ITEM_BYTES = 1900
+
 # A refusal has at most 4 KiB, whatever the client's own names are: two of the longest,
 # of characters that JSON writes as twelve bytes each, fit into the fields of one.
 NAME_SHOWN = 64

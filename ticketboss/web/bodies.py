@@ -40,35 +40,36 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _read() -> bytes:
+def _read(limit: int) -> bytes:
     """Return the whole body, or raise: no part of one is taken for all of it.
 
-    werkzeug stops reading at MAX_CONTENT_LENGTH (one byte past our limit) in a
-    chunked body, and gunicorn at the end of the connection, without a word.
+    werkzeug stops reading one byte past the limit in a chunked body, and gunicorn at
+    the end of the connection, without a word.
     """
     try:
         body = request.get_data(cache=False)
     except ParseException:  # a malformed chunk
         raise InvalidRequest("The body is not valid HTTP", fields={}) from None
-    if len(body) > limits.BODY_BYTES:
-        raise PayloadTooLarge
+    if len(body) > limit:
+        raise PayloadTooLarge.than(limit)
     if request.content_length not in (None, len(body)):
         raise InvalidRequest("The body is shorter than its Content-Length", fields={})
     return body
 
 
-def read_object() -> dict:
-    """Return the JSON object in the body of the current request.
+def read_object(limit: int = limits.BODY_BYTES) -> dict:
+    """Return the JSON object in the body of the current request, of at most `limit` bytes.
 
     Raises UnsupportedMediaType, InvalidRequest, or werkzeug's
-    RequestEntityTooLarge for more than Flask's MAX_CONTENT_LENGTH.
+    RequestEntityTooLarge.
     """
     if request.mimetype != "application/json" or request.headers.get("Content-Encoding"):
         raise UnsupportedMediaType
     if request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
         raise UnsupportedMediaType
+    request.max_content_length = limit + 1
     try:
-        value = _DECODER.decode(_read().decode("utf-8"))
+        value = _DECODER.decode(_read(limit).decode("utf-8"))
     except (ValueError, ArithmeticError, RecursionError):
         # Bad UTF-8, bad JSON, an exponent of 19 digits, too deep.
         raise InvalidRequest("The body is not valid JSON in UTF-8", fields={}) from None

@@ -20,6 +20,11 @@ def if_match(required: bool = False) -> IfMatch:
     given = request.headers.get("If-Match")
     if given is None and required:
         raise PreconditionRequired
+    return condition(given)
+
+
+def condition(given: str | None) -> IfMatch:
+    """Return the versions that an If-Match insists on; raise InvalidRequest."""
     if given in (None, "*"):
         return ANY_VERSION
     if not ENTITY_TAGS.match(given):

@@ -47,7 +47,7 @@ def reserve(event_id: str):
             ids.new(event_id),
             event_id,
             **members,
-            idempotency_key=_idempotency_key(),
+            idempotency_key=idempotency_key(request.headers.get("Idempotency-Key")),
             if_match=if_match(),
         ),
     )
@@ -62,7 +62,7 @@ def reserve(event_id: str):
 @blueprint.get("/reservations/<reservation_id>")
 def show(reservation_id: str):
     """Show one reservation."""
-    reservation = _find(_uuid(reservation_id), reads.reservation)
+    reservation = _find(known_id(reservation_id), reads.reservation)
     version = None if reservation.overdue else reservation.version
     return tagged(RESERVATION.dump(reservation), version)
 
@@ -101,7 +101,7 @@ def _submit(reservation_id: str, change: Callable, *arguments) -> Outcome:
 
     Raises what WritePath.submit raises, or ReservationNotFound.
     """
-    known = _uuid(reservation_id)
+    known = known_id(reservation_id)
     asked = change(known, *arguments)
     outcome = None
     if (guess := ids.event(known)) is not None:
@@ -115,7 +115,7 @@ def _submit(reservation_id: str, change: Callable, *arguments) -> Outcome:
     return outcome
 
 
-def _uuid(reservation_id: str) -> UUID:
+def known_id(reservation_id: str) -> UUID:
     """Return the id in a path; raise ReservationNotFound where it is none."""
     if not CANONICAL_UUID.match(reservation_id):
         raise ReservationNotFound
@@ -131,8 +131,8 @@ def _find(reservation_id: UUID, read: Callable | None = None) -> Reservation:
     return reservation
 
 
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
+def idempotency_key(key: str | None) -> str | None:
+    """Return an idempotency key in its one form; raise InvalidRequest."""
     if key is None:
         return None
     if len(key) > 1 and key[0] == key[-1] == '"':

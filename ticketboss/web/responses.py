@@ -82,7 +82,7 @@ def _refuse(fact: TicketBossError) -> Response:
 
 def _refuse_http(error: HTTPException) -> Response:
     if error.code == 413:
-        return _refuse(PayloadTooLarge())
+        return _refuse(PayloadTooLarge.than(request.max_content_length - 1))
     # The exception's own response keeps headers such as Allow.
     response = error.get_response()
     if error.code >= 400:

@@ -149,6 +149,19 @@ class Text(fields.String):
             raise ValidationError(f"{self.data_key} {fault}") from None
 
 
+class Flag(fields.Boolean):
+    """true or false, and nothing that only means it."""
+
+    def __init__(self, name: str, **options):
+        messages = _messages(name, "true or false")
+        super().__init__(data_key=name, error_messages=messages, **options)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if value is True or value is False:
+            return value
+        raise self.make_error("invalid")
+
+
 def _number(name: str, lowest: int, highest: int, message: str = "", **options) -> fields.Integer:
     """A whole number; "3" and true are none. (How JSON may write one, bodies knows.)"""
     return fields.Integer(
@@ -223,6 +236,57 @@ class ExtendRequest(Request):
 
 
 class NoMembersRequest(Request):
+    pass
+
+
+class BatchRequest(Request):
+    operations = fields.List(
+        fields.Raw(allow_none=True),  # each is judged by itself
+        required=True,
+        data_key="operations",
+        validate=validate.Length(
+            1,
+            limits.BATCH_OPERATIONS,
+            error=f"operations must be 1 to {limits.BATCH_OPERATIONS}",
+        ),
+        error_messages=_messages("operations", "a list"),
+    )
+    atomic = Flag("atomic", load_default=False)
+
+
+class Operation(Request):
+    """One of a batch: what the single call takes, and its headers as members."""
+
+    op = fields.String(data_key="op")
+    if_match = fields.String(
+        data_key="ifMatch", load_default=None, error_messages=_messages("ifMatch", "a string")
+    )
+
+
+class ReserveOperation(ReserveRequest, Operation):
+    event_id = fields.String(
+        data_key="eventId", load_default=None, error_messages=_messages("eventId", "a string")
+    )
+    idempotency_key = fields.String(
+        data_key="idempotencyKey",
+        load_default=None,
+        error_messages=_messages("idempotencyKey", "a string"),
+    )
+
+
+class ReservationOperation(Operation):
+    reservation_id = fields.String(
+        data_key="reservationId",
+        required=True,
+        error_messages=_messages("reservationId", "a string"),
+    )
+
+
+class ExtendOperation(ReservationOperation, ExtendRequest):
+    pass
+
+
+class ReduceOperation(ReservationOperation, ReduceRequest):
     pass
 
 
