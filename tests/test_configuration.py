@@ -26,6 +26,8 @@ WRONG = [
     ("THREADS", "3", f"{NUMBER} 4 to 256"),
     ("THREADS", "many", f"{NUMBER} 4 to 256"),
     ("POOL_SIZE", "1", f"{NUMBER} 2 to 64"),
+    ("CONNECTIONS", "15", f"{NUMBER} 16 to 50000"),
+    ("KEEPALIVE", "0", f"{NUMBER} 1 to 3600"),
     ("HOST", "not a host", "an address or a host name"),
     ("HOST", "127.0.0.1\n", "an address or a host name"),
     ("HOST", "http://127.0.0.1/", "an address or a host name"),
@@ -121,6 +123,8 @@ def test_every_value_that_is_taken_arrives():
             "WORKERS": "64",
             "THREADS": "4",
             "POOL_SIZE": "2",
+            "CONNECTIONS": "16",
+            "KEEPALIVE": "1",
             "CPU_AFFINITY": "off",
             "LOG_FORMAT": "text",
             "ADMIN_KEY": "x" * 16,
@@ -129,6 +133,7 @@ def test_every_value_that_is_taken_arrives():
     assert (config.database_url, config.data) == (URL, Path("/var/lib/ticketboss"))
     assert (config.host, config.port, config.event_id) == ("::1", 65535, "a.b_c-1")
     assert (config.workers, config.threads, config.pool_size) == (64, 4, 2)
+    assert (config.connections, config.keepalive) == (16, 1)
     assert config.cpu_affinity == "off"
     assert (config.log_format, config.admin_key) == ("text", "x" * 16)
 

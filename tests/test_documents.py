@@ -400,7 +400,7 @@ def test_every_command_of_flask_that_is_named_exists(application):
         f"waits for {limits.MIGRATION_LOCK_TIMEOUT_MS / 1000:g} s, lets the others be served for"
         f" {limits.MIGRATION_PAUSE:g} s",
         f"After {limits.MIGRATION_PATIENCE:g} s it gives up",
-        f"for up to {int(limits.REQUEST_DEADLINE) + 5} s",
+        f"for up to {int(limits.REQUEST_PATIENCE + limits.REQUEST_DEADLINE)} s",
         f"{limits.SEATS_MINIMUM} to {limits.SEATS_MAXIMUM} seats",
         f"| `seats` | {limits.SEATS_MINIMUM} to {limits.SEATS_MAXIMUM} |",
         f"| `partnerId` | 1 to {limits.PARTNER_ID_LENGTH} characters",

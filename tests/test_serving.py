@@ -175,6 +175,23 @@ def test_a_worker_that_is_killed_is_replaced(serve, verify):
     assert verify()[0] == 0
 
 
+def test_a_server_that_is_killed_leaves_its_port_at_once(serve):
+    server = serve()
+    workers = server.worker_pids()
+    with contextlib.closing(server.client()) as idle:
+        assert idle.get("/livez").status == 200
+        server.process.kill()
+        server.process.wait()
+        # An idle connection does not keep it.
+        assert wait_for(lambda: not listens_at(server.port), seconds=0.9)
+    assert wait_for(lambda: not any(runs(pid) for pid in workers))
+
+
+def listens_at(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
 def connections_of(pid: int, port: int) -> int:
     """Count the connections to a port that a worker has accepted."""
     inodes = set()
@@ -306,7 +323,7 @@ def test_the_embedded_database_outlives_a_second_user_and_a_killed_server(folder
         orphans = server.worker_pids()
         server.process.kill()
         server.process.wait()
-    # At once, and on the same port: the workers leave it within a second.
+    # At once, and on the same port.
     with embedded(folder, PORT=str(server.port)) as again:
         # Until then it may be they who answer.
         assert wait_for(lambda: not any(runs(pid) for pid in orphans))

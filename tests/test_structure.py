@@ -78,7 +78,7 @@ KNOWN_TO = {
     "flask": {"__init__.py", "cli.py", "web/"},
     "marshmallow": {"web/schemas.py"},
     "gunicorn": {"serving/", "web/bodies.py"},
-    "threading": {"data/database.py", "selling/line.py"},
+    "threading": {"data/database.py", "selling/line.py", "serving/worker.py"},
 }
 
 

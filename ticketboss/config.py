@@ -28,6 +28,8 @@ class Config:
     workers: int = 2
     threads: int = 24
     pool_size: int = 8
+    connections: int = 1000
+    keepalive: int = 75
     cpu_affinity: str = "auto"
     log_format: str = "auto"
     admin_key: str | None = None
@@ -87,6 +89,8 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         workers=number("WORKERS", default.workers, 1, 64),
         threads=number("THREADS", default.threads, 4, 256),
         pool_size=number("POOL_SIZE", default.pool_size, 2, 64),
+        connections=number("CONNECTIONS", default.connections, 16, 50_000),
+        keepalive=number("KEEPALIVE", default.keepalive, 1, 3600),
         cpu_affinity=matching(
             "CPU_AFFINITY", default.cpu_affinity, re.compile(r"(auto|off)\Z"), "auto or off"
         ),

@@ -75,10 +75,39 @@ MIGRATION_PAUSE = 1.0
 # who has them: less than what supervisors commonly give to a start.
 MIGRATION_PATIENCE = 60.0
 
+# --- Clients -----------------------------------------------------------------
+
+# How long a new connection may say nothing: a client connects in order to ask.
+FIRST_BYTE_PATIENCE = 5.0
+
+# How long a request may be on its way as a whole, head and body. An honest one is a
+# packet or two; this bears with several lost ones.
+REQUEST_PATIENCE = 10.0
+
+# How long a client may take nothing of an answer before it is given up.
+READING_PATIENCE = 10.0
+
+# How long, and through how many bytes, a connection that is to end is read on, so
+# that what the client still sends does not make its system discard our answer
+# (RFC 9112, section 9.6).
+LINGER = 2.0
+LINGER_BYTES = 1024 * 1024
+
+# How long a worker that stops leaves a kept-alive connection open for somebody who
+# may be sending on it just now: some times the round trip to anywhere.
+STOP_SILENCE = 1.0
+
+# How much of an answer the system takes beyond what its client has room for. Who asks
+# for many large ones at once and reads none gets one or two.
+UNSENT_BYTES = 16 * 1024
+
 # What a 503 asks its client to wait.
 RETRY_AFTER = 1
 
 # --- Sizes -------------------------------------------------------------------
+
+# All lines of a request's head together: several times what proxies and browsers send.
+HEAD_BYTES = 32 * 1024
 
 # A reserve takes about 100 bytes; 16 KiB leaves room for anything honest.
 BODY_BYTES = 16 * 1024
@@ -92,6 +121,12 @@ BATCH_ITEM_BYTES = 1900
 # of characters that JSON writes as twelve bytes each, fit into the fields of one.
 NAME_SHOWN = 64
 FIELDS_BYTES = 3000
+
+
+def body_bytes(path: str) -> int:
+    """Return how large the body of a request to a path may be."""
+    return BODY_BYTES
+
 
 # Changes written by one transaction. Enough for every thread of a process, as
 # many as it usually has; a bound because a failed one is decided again as a whole.

@@ -24,14 +24,12 @@ bind = (
 worker_class = "ticketboss.serving.worker.Worker"
 workers = _config.workers
 threads = _config.threads
-worker_connections = 1000
-
-# A reverse proxy keeps its connections for longer than most clients do.
-keepalive = 75
+worker_connections = _config.connections
+keepalive = _config.keepalive
 # A worker that does nothing at all for this long is replaced.
 timeout = 30
-# No answer takes longer than the request deadline; the rest is for slow clients.
-graceful_timeout = int(limits.REQUEST_DEADLINE) + 5
+# A request that has begun may arrive as a whole, and be answered.
+graceful_timeout = int(limits.REQUEST_PATIENCE + limits.REQUEST_DEADLINE)
 
 # Nobody sends this service long addresses or many headers.
 limit_request_line = 4094
@@ -60,8 +58,8 @@ def _own_processors() -> list[int]:
 _processors = _own_processors()
 
 # How long a start waits for its port: a server that was killed leaves it to its
-# workers, who notice within a second.
-PORT_PATIENCE = 3.0
+# workers, who close it as soon as they run.
+PORT_PATIENCE = 1.0
 
 
 def on_starting(arbiter):

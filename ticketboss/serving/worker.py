@@ -1,20 +1,32 @@
-"""Make gunicorn share its work evenly, and speak as the rest of the service does."""
+"""gunicorn's worker: a door, and threads that take turns at the connections.
 
-import json
+The main thread keeps the door: it accepts, parts with who is late, and hears the
+signals. The others wait at one poll for whatever comes on any connection; each
+event wakes one of them, which does all that can be done at once and gives the
+connection back. No thread is engaged before a request is there as a whole, and
+none waits for a client.
+"""
+
 import logging
 import mmap
 import os
-import secrets
+import resource
+import selectors
+import sys
 import time
 from array import array
 from contextlib import suppress
-from http import HTTPStatus
 from pathlib import Path
+from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
+from threading import Thread
 
-from gunicorn import glogging, util
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn import glogging
+from gunicorn.workers import base
 
 from ticketboss.rules import limits
+from ticketboss.serving import wire
+from ticketboss.serving.connection import Connection, House
+from ticketboss.serving.poll import Poll
 
 log = logging.getLogger(__name__)
 
@@ -22,48 +34,16 @@ log = logging.getLogger(__name__)
 PLACES = 256
 NOBODY = 0xFFFF
 
-_CODES = {400: "invalid_request", 500: "internal_error"}
-_SENTENCES = {
-    414: "The address is too long",
-    431: "The headers are too many or too long",
-    500: "Something went wrong on our side",
-    501: "This transfer coding is not supported",
-}
+# Descriptors that are no client's: of the database, of the log, of gunicorn.
+OTHER_FILES = 128
+
+# How often the one at the door looks for connections that are late.
+ROUND = 1.0
+STOPPING_ROUND = 0.02
 
 
-def write_error(sock, status_int: int, reason: str, mesg: str) -> None:
-    """Answer a request that never reached the application (RFC 9112, section 3).
-
-    Takes the place, and so the parameters, of the function of gunicorn that
-    writes an HTML page. `mesg` is left out: it may quote what the client sent.
-    """
-    request_id = secrets.token_hex(16)
-    if status_int not in (414, 431):  # gunicorn says "Bad Request" for some others
-        reason = HTTPStatus(status_int).phrase
-    code = _CODES.get(status_int, reason.lower().replace(" ", "_"))
-    body = json.dumps(
-        {
-            "error": _SENTENCES.get(status_int, "The request is not valid HTTP"),
-            "code": code,
-            "requestId": request_id,
-        }
-    )
-    answer = (
-        f"HTTP/1.1 {status_int} {reason}\r\n"
-        "Connection: close\r\n"
-        "Content-Type: application/json\r\n"
-        f"X-Request-Id: {request_id}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n{body}"
-    )
-    log.warning("request refused", extra={"request_id": request_id, "status": status_int})
-    util.write_nonblock(sock, answer.encode("latin-1"))
-
-
-util.write_error = write_error
-
-
-class Worker(ThreadWorker):
-    """A threaded worker with a processor of its own, and its share of the connections.
+class Worker(base.Worker):
+    """A worker with a processor of its own, and its share of the connections.
 
     All workers wait for connections at one socket, and each keeps those that it
     accepted for as long as its clients do. So whoever is awake would take a whole
@@ -73,6 +53,8 @@ class Worker(ThreadWorker):
     # How many connections each has open, in memory that the processes share.
     _open = memoryview(mmap.mmap(-1, 2 * PLACES)).cast("H")
     _open[:] = array("H", [NOBODY] * PLACES)
+    # A pipe into which nobody writes: it ends when the parent does.
+    _lifeline: tuple[int, int] | None = None
 
     place = 0
     processor: int | None = None
@@ -83,12 +65,20 @@ class Worker(ThreadWorker):
         self.place = next(place for place in range(PLACES) if place not in taken)
         busy = [other.processor for other in others]
         self.processor = min(processors, key=busy.count, default=None)
+        if Worker._lifeline is None:
+            Worker._lifeline = os.pipe()
 
     def leave(self) -> None:
         """Give up its place; the parent does this when it is gone."""
         self._open[self.place] = NOBODY
 
+    @classmethod
+    def check_config(cls, cfg, log):
+        if cfg.is_ssl:
+            raise SystemExit("ticketboss: TLS is for a proxy in front; certfile takes no value")
+
     def init_process(self):
+        os.close(self._lifeline[1])
         self._share_the_machine()
         super().init_process()
 
@@ -111,33 +101,147 @@ class Worker(ThreadWorker):
         with suppress(OSError):
             Path("/proc/self/autogroup").write_text(str(limits.NICENESS))
 
-    def load_wsgi(self):
-        super().load_wsgi()
-        application = self.wsgi
+    def run(self) -> None:
+        self._house = House(self.wsgi, wire.settings_of(self.cfg))
+        self._poll = Poll()
+        self._connections: set[Connection] = set()
+        # Those that wait in the poll, the longest first: who takes one out owns it.
+        self._waiting: dict[int, Connection] = {}
+        self._room = min(self.cfg.worker_connections, _files() - OTHER_FILES)
+        self._tell()
+        for _ in range(self.cfg.threads):
+            Thread(target=self._serve, daemon=True).start()
+        self._keep_the_door()
+        self._finish()
 
-        def keeping_headers_apart(environ, start_response):
-            """Tell the application the headers as they came: WSGI joins those of one name."""
-            environ["ticketboss.headers"] = start_response.__self__.req.headers
-            return application(environ, start_response)
+    # --- The threads ------------------------------------------------------------
 
-        self.wsgi = keeping_headers_apart
+    def _serve(self) -> None:
+        while True:
+            connection = self._waiting.pop(self._poll.wait(), None)
+            if connection is not None:
+                self._attend(connection, connection.proceed)
 
-    def notify(self):
-        self._open[self.place] = self.nr_conns
-        super().notify()
+    def _attend(self, connection: Connection, step) -> None:
+        """Let a connection, which is not in the poll, take a step; then it is again, or closed."""
+        try:
+            step()
+        except OSError:  # its client is gone
+            connection.awaits = None
+        except Exception:
+            log.exception("unexpected error")
+            connection.awaits = None
+        self._give_back(connection)
 
-    def accept(self, listener):
-        if self.nr_conns > min(self._open) + limits.ACCEPT_AHEAD:
+    def _give_back(self, connection: Connection) -> None:
+        descriptor = connection.fileno()
+        if connection.awaits:
+            self._waiting[descriptor] = connection  # before the poll can name it
+            with suppress(OSError):  # it has just been made to make way
+                self._poll.arm(descriptor, connection.awaits)
+        else:
+            self._connections.discard(connection)
+            connection.close()
+            self._tell()
+
+    def _tell(self) -> None:
+        self._open[self.place] = len(self._connections)
+
+    # --- The door ---------------------------------------------------------------
+
+    def _keep_the_door(self) -> None:
+        """Let clients in until this worker or its parent is to stop."""
+        alarm, lifeline = self.PIPE[0], self._lifeline[0]
+        listeners = {listener.fileno(): listener for listener in self.sockets}
+        door = selectors.DefaultSelector()
+        for descriptor in (alarm, lifeline, *listeners):
+            door.register(descriptor, selectors.EVENT_READ)
+        for listener in self.sockets:
+            listener.setblocking(False)
+            with suppress(OSError):  # a Unix socket; what is accepted inherits it
+                listener.setsockopt(IPPROTO_TCP, TCP_NOTSENT_LOWAT, limits.UNSENT_BYTES)
+        while self.alive:
+            self.notify()
+            for key, _ in door.select(ROUND):
+                if key.fd in listeners:
+                    self._let_others_go_first()
+                    self._accept(listeners[key.fd])
+                elif key.fd == alarm:
+                    os.read(alarm, 4096)
+                else:
+                    self.alive = False  # nobody is left who could say so
+            self._part_with_the_late()
+
+    def _let_others_go_first(self) -> None:
+        if len(self._connections) > min(self._open) + limits.ACCEPT_AHEAD:
             time.sleep(limits.ACCEPT_COURTESY)
-        super().accept(listener)
+
+    def _accept(self, listener) -> bool:
+        """Let one client in; tell whether there was one, and room for it."""
+        if len(self._connections) >= self._room and not self._make_way():
+            time.sleep(limits.ACCEPT_COURTESY)  # all are being answered: one will be done soon
+            return False
+        try:
+            client, peer = listener.accept()
+        except BlockingIOError:  # another worker was quicker
+            return False
+        except OSError:  # the client is gone; or the system has no more to give just now
+            time.sleep(limits.ACCEPT_COURTESY)
+            return False
+        addresses = _tcp(peer), _tcp(listener.getsockname())
+        connection = Connection(client, *addresses, self._house)
+        self._connections.add(connection)
+        self._give_back(connection)
+        self._tell()
+        return True
+
+    def _make_way(self) -> bool:
+        """Close the connection that has been waiting for the longest, if one waits."""
+        with suppress(StopIteration, RuntimeError):  # a thread was quicker
+            descriptor = next(iter(self._waiting))
+            if connection := self._waiting.pop(descriptor, None):
+                connection.awaits = None
+                self._give_back(connection)
+                return True
+        return False
+
+    def _part_with_the_late(self) -> None:
+        now = time.monotonic()
+        for descriptor, connection in list(self._waiting.items()):
+            if connection.due() <= now and self._waiting.pop(descriptor, None):
+                self._attend(connection, connection.expire)
+
+    def _finish(self) -> None:
+        """Close the door, answer whoever is in, and see them off."""
+        self._house.last_call = time.monotonic() + limits.STOP_SILENCE
+        end = time.monotonic() + self.cfg.graceful_timeout
+        for listener in self.sockets:
+            while self._accept(listener):
+                pass
+            listener.close()
+        while self._connections and time.monotonic() < end:
+            self.notify()
+            time.sleep(STOPPING_ROUND)
+            self._part_with_the_late()
+
+
+def _files() -> int:
+    """Return how many files this process may have open, having asked for as many as it can."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS grants less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if files == resource.RLIM_INFINITY else files
+
+
+def _tcp(address: tuple | str) -> tuple:
+    """Return host and port of an address, whether it has them or not: a Unix socket has none."""
+    return address if isinstance(address, tuple) else ("localhost", "")
 
 
 class Logger(glogging.Logger):
-    """gunicorn's log, written by ours. Requests are logged by the application alone."""
+    """gunicorn's log, written by ours."""
 
     def setup(self, cfg):
         self.loglevel = logging.INFO
         self.error_log.propagate = True
-
-    def access(self, resp, req, environ, request_time):
-        pass
