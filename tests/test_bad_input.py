@@ -1,6 +1,8 @@
 """Whatever a client sends, it gets a clear 4xx, nothing changes, and the next request works."""
 
 import contextlib
+import functools
+import importlib.util
 import json
 import re
 import socket
@@ -9,6 +11,7 @@ from http.client import HTTPException
 from uuid import uuid4
 
 import pytest
+from serving import Server
 
 RESERVATIONS = "/api/v1/reservations"
 SEATS = "number of seats must be between 1 and 10"
@@ -16,6 +19,32 @@ NOT_JSON = "The body is not valid JSON in UTF-8"
 NOT_AN_OBJECT = "The body must be a JSON object"
 KIB_16 = 16 * 1024
 GOOD = b'{"partnerId": "abc-corp", "seats": 3}'
+
+
+@pytest.fixture(scope="session")
+def parsers(dsn, application):
+    """Give a function that returns a running gunicorn with one of its parsers."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def running(parser):
+            arguments = f"--http-parser {parser}"
+            return stack.enter_context(Server(dsn, GUNICORN_CMD_ARGS=arguments))
+
+        yield running
+
+
+@pytest.fixture
+def server(request, parsers):
+    return parsers(getattr(request, "param", "python"))
+
+
+fast = pytest.mark.skipif(
+    importlib.util.find_spec("gunicorn_h1c") is None, reason="gunicorn's parser in C is missing"
+)
+with_both_parsers = pytest.mark.parametrize(
+    "server", ["python", pytest.param("fast", marks=fast)], indirect=True
+)
 
 
 @pytest.fixture
@@ -423,6 +452,7 @@ def test_a_chunked_body_over_16_kib_is_a_413(server, chunk, size):
     assert_refused(answer, 413, "payload_too_large", "The body is larger than 16 KiB")
 
 
+@with_both_parsers
 def test_a_chunked_body_is_judged_like_any_other(server):
     answer = send(
         server, head("Transfer-Encoding: chunked") + chunks(b'{"partnerId": "a", "seats": 0}', 7)
@@ -580,6 +610,7 @@ def _whole(raw):
     return bool(separator and length and len(rest) >= int(length[1]))
 
 
+@with_both_parsers
 @pytest.mark.parametrize(
     "data",
     [
@@ -595,6 +626,9 @@ def _whole(raw):
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /a b HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nNo colon\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET /livez HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nHost : x\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nX: a\0b\r\n\r\n",
         b"GET /livez HTTP/1.1\r\nX: a\rb\r\n\r\n",
@@ -619,6 +653,7 @@ def test_malformed_http_is_a_400_in_json(server, data):
     assert_refused(send(server, data), 400, "invalid_request")
 
 
+@with_both_parsers
 @pytest.mark.parametrize(
     "data",
     [
@@ -633,6 +668,7 @@ def test_a_body_that_ends_early_is_a_400(server, data):
     assert_refused(send(server, data, close=True), 400, "invalid_request")
 
 
+@with_both_parsers
 @pytest.mark.parametrize(
     ("data", "status", "code"),
     [
@@ -647,14 +683,20 @@ def test_a_body_that_ends_early_is_a_400(server, data):
             431,
             "request_header_fields_too_large",
         ),
+        (
+            head("Transfer-Encoding: gzip, chunked") + chunks(GOOD, 9),
+            501,
+            "not_implemented",
+        ),
         (head("Expect: the-unexpected", "Content-Length: 2") + b"{}", 417, "expectation_failed"),
     ],
-    ids=["address", "many headers", "long header", "expectation"],
+    ids=["address", "many headers", "long header", "coding", "expectation"],
 )
 def test_too_much_of_http_is_refused_in_json(server, data, status, code):
     assert_refused(send(server, data), status, code)
 
 
+@with_both_parsers
 def test_a_refused_body_is_not_read_as_the_next_request(server):
     smuggled = b"DELETE /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     data = head(f"Content-Length: {len(smuggled)}").replace(b"application/json", b"text/plain")
