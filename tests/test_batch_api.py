@@ -147,6 +147,18 @@ def test_the_largest_honest_batch_fits_and_a_larger_one_is_told(client):
     assert (answer.status_code, answer.json["error"]) == (413, "The body is larger than 128 KiB")
 
 
+def test_the_largest_honest_batch_passes_the_front_door(server):
+    operations = [{**RESERVE, "eventId": "small", "idempotencyKey": "k" * 255}] * 64
+    body = {"operations": operations, "atomic": False}
+    assert len(json.dumps(body)) > limits.BODY_BYTES
+    for address in (BATCH, f"{BATCH}/"):
+        answer = server.client().post(address, body)
+        assert {item["status"] for item in answer.json["items"]} == {201}
+    text = json.dumps(body).encode().ljust(2**17 + 1)
+    too_large = server.client().post(BATCH, text, content_type="application/json")
+    assert too_large.status == 413
+
+
 def test_an_answer_has_at_most_128_kib(send):
     names = {f"{'m' * 90}{number}": 1 for number in range(15)}
     answer = send(*[{**RESERVE, **names}] * 64)

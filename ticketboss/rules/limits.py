@@ -125,7 +125,7 @@ FIELDS_BYTES = 3000
 
 def body_bytes(path: str) -> int:
     """Return how large the body of a request to a path may be."""
-    return BODY_BYTES
+    return BATCH_BODY_BYTES if path.rstrip("/") == "/api/v1/batch" else BODY_BYTES
 
 
 # Changes written by one transaction. Enough for every thread of a process, as
