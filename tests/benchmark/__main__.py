@@ -8,6 +8,7 @@ else on an embedded one that is removed afterwards.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ import psycopg2
 from tests.benchmark import machine, measures, picture, report
 from tests.benchmark.ground import Ground, Service, ground
 from tests.benchmark.load import CannotMeasure, Pgbench, Wrk
-from ticketboss.data.database import Conflict, ConnectionLost, Rejected
+from ticketboss.data.database import Conflict, ConnectionLost, Database, Rejected
 from ticketboss.data.verify import replay_ledgers
 from ticketboss.rules.errors import TicketBossError
 
@@ -56,7 +57,7 @@ def _interrupt(number: int, _) -> None:
 
 def _arguments() -> tuple[list[str], Path | None]:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmark", description="Measure.")
-    known = measures.MEASURES | measures.LONG
+    known = measures.MEASURES | measures.NAMED
     parser.add_argument("--only", help=f"names with commas between them: {', '.join(known)}")
     parser.add_argument(
         "--output",
@@ -108,12 +109,12 @@ def _run(names: list[str], output: Path | None, seconds: int) -> None:
             if base.lent
             else "On an embedded database of its own, removed afterwards."
         )
-        base.create("hot", "warm")
         with Service(base) as service:
+            service.create("hot", "warm")
             run = measures.Run(base, service, wrk, pgbench, seconds, say)
             say("warming up")
             measures.warm(run)
-            for name, measure in (measures.MEASURES | measures.LONG).items():
+            for name, measure in (measures.MEASURES | measures.NAMED).items():
                 if name in names:
                     say(measure.__doc__.rstrip("."))
                     measure(run)
@@ -142,11 +143,12 @@ def _facts(base: Ground, settings: dict, seconds: int) -> dict:
 def _verify(base: Ground) -> str:
     """Replay the ledger of this run's events; return a sentence, or raise CannotMeasure."""
     changes = 0
-    for event_id, version, differences in replay_ledgers(base.store.database):
-        if event_id.startswith(base.prefix):
-            changes += version
-            if differences:
-                raise CannotMeasure(f"the ledger of {event_id} disagrees: {differences[0]}")
+    with contextlib.closing(Database(base.dsn, size=1)) as database:
+        for event_id, version, differences in replay_ledgers(database):
+            if event_id.startswith(base.prefix):
+                changes += version
+                if differences:
+                    raise CannotMeasure(f"the ledger of {event_id} disagrees: {differences[0]}")
     return f"The ledger's {changes:,} changes, replayed, give every number."
 
 

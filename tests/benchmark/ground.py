@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
 import psycopg2
@@ -17,8 +18,6 @@ from tests import serving
 from tests.benchmark import machine
 from tests.benchmark.load import CannotMeasure
 from ticketboss.config import Config
-from ticketboss.data.database import Database
-from ticketboss.data.store import Store
 from ticketboss.serving import startup
 from ticketboss.serving.embedded import EmbeddedError
 
@@ -29,28 +28,34 @@ COUNTERS_PATIENCE = 10
 # How soon a service at rest answers, and how long to wait for that; both in seconds.
 REST_ANSWER = 0.02
 REST_PATIENCE = 1
+# Commits that wait for a slow disk or a standby. The wait is once in a transaction, at its
+# end, however many rows it has written.
+SLOW_COMMITS = """
+CREATE FUNCTION benchmark_slow_commit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('benchmark.waited', true) IS DISTINCT FROM 'yes' THEN
+        PERFORM set_config('benchmark.waited', 'yes', true), pg_sleep(0.004);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER benchmark_slow_commit
+AFTER INSERT OR UPDATE ON reservations DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW EXECUTE FUNCTION benchmark_slow_commit()
+"""
 
 
 class Ground:
-    """A database that is migrated, with events that belong to this run alone."""
+    """A database, with events that belong to this run alone."""
 
-    def __init__(self, config: Config, dsn: str, prefix: str, lent: bool):
+    def __init__(self, config: Config, dsn: str, prefix: str, lent: bool = False):
         self.config = config
         self.dsn = dsn
         self.prefix = prefix
         self.lent = lent
-        with prepared():
-            startup.prepare(Config(database_url=dsn, event_id=self.event("first")))
-        self.store = Store(Database(dsn, size=2))
-        self.server = int(self.sql("SHOW server_version_num")[0][0])
-        self.postmaster = self._postmaster()
 
     def event(self, name: str) -> str:
         return f"{self.prefix}-{name}"
-
-    def create(self, *names: str) -> None:
-        for name in names:
-            self.store.create_event(self.event(name), name, SEATS)
 
     def sql(self, statement: str, parameters=None) -> list[tuple]:
         return serving.run_sql(self.dsn, statement, parameters)
@@ -63,12 +68,26 @@ class Ground:
             raise CannotMeasure(f"{off[0]} is off on this database: its commits are not durable")
         return settings
 
-    def close(self) -> None:
+    def remove_events(self) -> None:
         """Remove this run's rows from a database that is not its own."""
-        self.store.database.close()
-        if self.lent:
+        with contextlib.suppress(psycopg2.errors.UndefinedTable):  # no service came so far
             for table in ("ledger", "reservations", "events"):
                 self.sql(f"DELETE FROM {table} WHERE starts_with(event_id, %s)", (self.prefix,))
+
+    def tidy_up(self) -> None:
+        """Do now what PostgreSQL would do by itself during some slice or other."""
+        self.sql("VACUUM ANALYZE")
+        with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
+            self.sql("CHECKPOINT")
+
+    @contextlib.contextmanager
+    def slow_commits(self):
+        """Let every commit of reservations take 4 ms longer until the block ends."""
+        self.sql(SLOW_COMMITS)
+        try:
+            yield
+        finally:
+            self.sql("DROP FUNCTION benchmark_slow_commit() CASCADE")
 
     @contextlib.contextmanager
     def beside(self, name: str):
@@ -81,30 +100,18 @@ class Ground:
             raise CannotMeasure(f"needs a database of its own: {reason}") from None
         try:
             dsn = extensions.make_dsn(self.dsn, dbname=database)
-            other = Ground(self.config, dsn, self.prefix, lent=False)
-            try:
-                yield other
-            finally:
-                other.close()
+            yield Ground(self.config, dsn, self.prefix)
         finally:
             self.sql(f'DROP DATABASE "{database}" WITH (FORCE)')
 
-    def _postmaster(self) -> int | None:
+    @cached_property
+    def postmaster(self) -> int | None:
         """Return the server's process; None if it is not on this machine."""
         with contextlib.closing(serving.connect(self.dsn)) as connection:
             backend = connection.info.backend_pid
             if machine.name(backend) in ("postgres", "postmaster"):
                 return machine.parent(backend)
         return None
-
-
-@contextlib.contextmanager
-def prepared():
-    """Say as CannotMeasure why the service cannot be prepared."""
-    try:
-        yield
-    except SystemExit as failure:
-        raise CannotMeasure(str(failure).removeprefix("ticketboss: ")) from None
 
 
 @contextlib.contextmanager
@@ -126,8 +133,10 @@ def undisturbed():
 @contextlib.contextmanager
 def ground():
     """Give the database of DATABASE_URL, or an embedded one that is removed afterwards."""
-    with prepared():
+    try:
         config = startup.load_config()
+    except SystemExit as failure:
+        raise CannotMeasure(str(failure).removeprefix("ticketboss: ")) from None
     prefix = f"benchmark-{time.time_ns() // 1_000_000 % 10**9:09d}"
     with contextlib.ExitStack() as stack:
         if config.database_url:
@@ -141,7 +150,8 @@ def ground():
             except EmbeddedError as error:
                 raise CannotMeasure(str(error)) from None
         found = Ground(config, dsn, prefix, lent=bool(config.database_url))
-        stack.callback(found.close)
+        if found.lent:
+            stack.callback(found.remove_events)
         yield found
 
 
@@ -187,6 +197,15 @@ class Service(serving.Server):
             lines = self.output().strip().splitlines() or ["no reason given"]
             raise CannotMeasure(f"the service did not start: {lines[-1]}") from None
         return self
+
+    def create(self, *names: str) -> None:
+        """Create events that belong to this run."""
+        with contextlib.closing(self.client()) as client:
+            for name in names:
+                event = {"eventId": self.ground.event(name), "name": name, "totalSeats": SEATS}
+                answer = client.post("/api/v1/events", event, **serving.ADMIN)
+                if answer.status != 201:
+                    raise CannotMeasure(f"the service created no event: {answer.body.decode()}")
 
     def counters(self) -> Counter:
         """Return what every worker has counted since it started, added up."""

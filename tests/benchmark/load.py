@@ -7,7 +7,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,10 +62,16 @@ class Slice:
         return sum(self.statuses.values())
 
     @property
-    def failed(self) -> int:
+    def failures(self) -> Counter:
+        """How many requests were refused or failed, by what became of them."""
         expected = EXPECTED[self.kind]
-        wrong = sum(n for status, n in self.statuses.items() if status not in expected)
-        return wrong + self.broken
+        wrong = {status: n for status, n in self.statuses.items() if status not in expected}
+        found = Counter({f"{self.kind} {status}": n for status, n in wrong.items()})
+        return found + Counter({f"{self.kind} no answer": self.broken})
+
+    @property
+    def failed(self) -> int:
+        return self.failures.total()
 
     @property
     def rate(self) -> float:
@@ -112,6 +120,28 @@ class Wrk:
         ]
         with _ended(command) as process:
             yield process
+
+
+# Computes all the time, and ends with the process that started it.
+BUSY_LOOP = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1_000_000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def busy_loops(count: int):
+    """Let processes that only compute share the machine until the block ends."""
+    with contextlib.ExitStack() as stack:
+        loops = [
+            stack.enter_context(_ended([sys.executable, "-c", BUSY_LOOP])) for _ in range(count)
+        ]
+        yield
+        for loop in loops:
+            loop.kill()
 
 
 def _slice(kind: str, output: str, errors: str) -> Slice:

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-import psycopg2
-
 from tests.benchmark.ground import Ground, Service
-from tests.benchmark.load import FORMS, CannotMeasure, Pgbench, Slice, Wrk
+from tests.benchmark.load import FORMS, CannotMeasure, Pgbench, Slice, Wrk, busy_loops
 from ticketboss.data.database import Conflict, Database
 from ticketboss.data.store import Store
 from ticketboss.rules.changes import Reserve
@@ -34,6 +32,7 @@ EVENTS = 100
 # A sale that goes on while something else is measured: at most 8 requests
 # every 10 ms, so that it takes the same from whatever it runs beside.
 SALE = {"connections": 8, "pause": 10}
+BUSY_LOOPS = 2
 SMALL, LARGE = 1_000, 1_000_000
 LEAK_PER_100K = 1.0  # MiB
 SOAK_MINUTES = 10
@@ -84,37 +83,38 @@ class Run:
         connections: int = USUAL,
         service: Service | None = None,
         seconds: int | None = None,
+        during: Callable = contextlib.nullcontext,
         **options,
     ) -> Slice:
-        """Load the service with one kind of request for a short while."""
+        """Load the service with one kind of request for a short while.
+
+        `during` takes the service and gives a context manager for that while.
+        """
         service = service or self.service
         service.come_to_rest()
-        done = self.wrk.run(
-            service.port,
-            kind,
-            seconds or self.seconds,
-            connections,
-            **self.options(service, event),
-            **options,
-        )
+        with during(service):
+            done = self.wrk.run(
+                service.port,
+                kind,
+                seconds or self.seconds,
+                connections,
+                **self.options(service, event),
+                **options,
+            )
         service.empty_log()
-        self.count(done, main=service is self.service)
+        self.count(done, service)
         return done
 
     def options(self, service: Service, event: str) -> dict:
         self.tokens += 1
         return {"event": service.ground.event(event), "token": f"{event}-{self.tokens}"}
 
-    def count(self, done: Slice, main: bool = True) -> None:
-        if main:
+    def count(self, done: Slice, service: Service) -> None:
+        if service is self.service:
             self.requests += done.requests
-            self.resident.append((self.requests, self.service.resident()))
+            self.resident.append((self.requests, service.resident()))
         self.failed += done.failed
-        if done.failed:
-            self.failures.update(
-                {f"{done.kind} {status}": n for status, n in done.statuses.items() if status > 299}
-            )
-            self.failures[f"{done.kind} no answer"] += done.broken
+        self.failures += done.failures
 
     def compare(self, turns: int, first: Callable, second: Callable) -> list[tuple]:
         """Measure two things by turns, so that neither always goes first."""
@@ -221,7 +221,7 @@ def connections(run: Run) -> None:
 
 def alone(run: Run) -> None:
     """One client's write through the write path / the same write without batching."""
-    run.ground.create("alone")
+    run.service.create("alone")
     event_id = run.ground.event("alone")
     store = Store(Database(run.ground.dsn, size=1))
     path = Line(Batches(store))
@@ -272,14 +272,13 @@ def alone(run: Run) -> None:
 
 def one_by_one(run: Run) -> None:
     """Reserve on one hot event / pgbench on the same server."""
-    run.ground.create("rival")
+    run.service.create("rival")
     event_id, dsn = run.ground.event("rival"), run.ground.dsn
+    server = int(run.ground.sql("SHOW server_version_num")[0][0])
     rivals = []
 
     def rival():
-        found = [
-            run.pgbench.run(dsn, form, event_id, run.seconds, run.ground.server) for form in FORMS
-        ]
+        found = [run.pgbench.run(dsn, form, event_id, run.seconds, server) for form in FORMS]
         rivals.extend(found)
         return max(found, key=lambda part: part.rate)
 
@@ -291,9 +290,14 @@ def one_by_one(run: Run) -> None:
     run.add("Reserve / pgbench one by one, 16 clients", pairs, 1.0)
 
 
+def numbered(name: str) -> list[str]:
+    """Return the names of the events that the load "spread" takes by turns."""
+    return [f"{name}-{number}" for number in range(1, EVENTS + 1)]
+
+
 def spread(run: Run) -> None:
     """Reserve over 100 events / on one."""
-    run.ground.create(*(f"spread-{number}" for number in range(1, EVENTS + 1)))
+    run.service.create(*numbered("spread"))
     pairs = run.compare(
         TURNS, lambda: run.slice("spread", "spread", events=EVENTS), lambda: run.slice("reserve")
     )
@@ -314,7 +318,7 @@ def summary(run: Run) -> None:
         options = {**run.options(run.service, "hot"), **SALE}
         with run.wrk.behind(run.service.port, "reserve", **options) as sale:
             done = run.slice(kind)
-        run.count(sale[0])
+        run.count(sale[0], run.service)
         sales.append(sale[0].rate)
         return done
 
@@ -331,7 +335,7 @@ def idempotent(run: Run) -> None:
 
 def hold(run: Run) -> None:
     """Pairs of hold and confirm / reserve."""
-    run.ground.create("hold")
+    run.service.create("hold")
     pairs = run.compare(TURNS, lambda: run.slice("hold", "hold"), lambda: run.slice("reserve"))
     run.add("Hold + confirm pairs / reserve", pairs, 0.45)
 
@@ -340,14 +344,18 @@ def size(run: Run) -> None:
     """Reserve, cancel and summary at 1,000,000 reservations / at 1,000."""
     names = ("Reserve", "Cancel", "Summary")
     try:
-        with run.ground.beside("small") as small, run.ground.beside("large") as large:
+        with (
+            run.ground.beside("small") as small,
+            run.ground.beside("large") as large,
+            Service(small) as few,
+            Service(large) as many,
+        ):
             started = time.monotonic()
-            for ground, count in ((small, SMALL), (large, LARGE)):
-                _fill(ground, count)
+            for service, count in ((few, SMALL), (many, LARGE)):
+                _fill(service, count)
             run.profile["fill_seconds"] = time.monotonic() - started
             run.say(f"{LARGE:,} reservations loaded in {run.profile['fill_seconds']:.0f} s")
-            with Service(small) as few, Service(large) as many:
-                found = _at_both_sizes(run, few, many)
+            found = _at_both_sizes(run, few, many)
     except CannotMeasure as reason:
         for name in names:
             run.rows.append(Row(f"{name} at {LARGE:,} / {SMALL:,}", None, 0.9, str(reason)))
@@ -391,9 +399,10 @@ def _at_both_sizes(run: Run, few: Service, many: Service) -> list[list[tuple]]:
     return [reserves, cancels, summaries]
 
 
-def _fill(ground: Ground, count: int) -> None:
+def _fill(service: Service, count: int) -> None:
     """Sell `count` seats of an event in bulk, as the service would have one by one."""
-    ground.create("sized")
+    service.create("sized")
+    ground = service.ground
     event_id = ground.event("sized")
     given = {"event_id": event_id, "count": count, "seats": 10_000_000}
     # Ids as the service makes them (RFC 9562, section 5.7), a millisecond apart.
@@ -425,10 +434,7 @@ def _fill(ground: Ground, count: int) -> None:
         """,
         given,
     )
-    ground.sql("VACUUM ANALYZE")
-    # What is still to be written goes to the disk now, rather than during a slice.
-    with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
-        ground.sql("CHECKPOINT")
+    ground.tidy_up()
 
 
 def memory(run: Run) -> None:
@@ -457,9 +463,48 @@ def _growth(run: Run) -> None:
     )
 
 
+def two_busy_loops(_) -> contextlib.AbstractContextManager:
+    return busy_loops(BUSY_LOOPS)
+
+
+def slow_commits(service: Service) -> contextlib.AbstractContextManager:
+    return service.ground.slow_commits()
+
+
+def busy(run: Run) -> None:
+    """Reserve on one hot event beside two busy loops / without."""
+    pairs = run.compare(
+        TURNS,
+        lambda: run.slice("reserve", during=two_busy_loops),
+        lambda: run.slice("reserve"),
+    )
+    run.add("Reserve beside two busy loops / without", pairs, 0.5)
+
+
+def slow(run: Run) -> None:
+    """Reserve with commits that take 4 ms longer, on one event and over 100."""
+    names = (
+        "Reserve, commits 4 ms longer / as they are",
+        f"Over {EVENTS} events / on one, 4 ms longer",
+    )
+    if run.ground.lent:
+        reason = "slow commits need a trigger, which only an embedded database gets"
+        run.rows += [Row(name, None, 1.0, reason) for name in names]
+        return
+    run.service.create(*numbered("slow"))
+
+    def slowly(kind: str, event: str = "hot") -> Slice:
+        return run.slice(kind, event, during=slow_commits, events=EVENTS)
+
+    pairs = run.compare(TURNS, lambda: slowly("reserve"), lambda: run.slice("reserve"))
+    run.add(names[0], pairs, 0.5)
+    pairs = run.compare(TURNS, lambda: slowly("spread", "slow"), lambda: slowly("reserve"))
+    run.add(names[1], pairs, 1.0)
+
+
 def soak(run: Run) -> None:
     """Ten minutes of every kind of request, by turns"""
-    run.ground.create(*(f"soak-{number}" for number in range(1, EVENTS + 1)))
+    run.service.create(*numbered("soak"))
     kinds = ("reserve", "mixed", "hold", "summary", "idempotent", "spread")
     minutes = []
     for minute in range(1, SOAK_MINUTES + 1):
@@ -503,5 +548,5 @@ MEASURES: dict[str, Callable[[Run], None]] = {
     "size": size,
     "memory": memory,
 }
-# Those that take long, and run only where `--only` names them.
-LONG: dict[str, Callable[[Run], None]] = {"soak": soak}
+# Those that run only where `--only` names them.
+NAMED: dict[str, Callable[[Run], None]] = {"busy": busy, "slow": slow, "soak": soak}
