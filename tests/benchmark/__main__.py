@@ -1,10 +1,12 @@
 """Run the measurements, print the table, and write it as JSON and as a picture.
 
     python -m tests.benchmark [--only hot,alone] [--output FOLDER]
+    python -m tests.benchmark --against PATH [--only noop,reserve]
 
 From the folder of the repository. BENCH_SECONDS is the length of one slice, of
 which a measurement takes several. With DATABASE_URL it runs on that database,
-else on an embedded one that is removed afterwards.
+else on an embedded one that is removed afterwards. With --against it compares
+this checkout with the one at PATH.
 """
 
 import argparse
@@ -16,12 +18,13 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 import psycopg2
 
-from tests.benchmark import machine, measures, picture, report
+from tests.benchmark import against, machine, measures, picture, report
 from tests.benchmark.ground import Ground, Service, ground
 from tests.benchmark.load import CannotMeasure, Pgbench, Wrk
 from ticketboss.data.database import Conflict, ConnectionLost, Database, Rejected
@@ -36,8 +39,12 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        names, output = _arguments()
-        _run(names, output, _seconds())
+        arguments = _arguments()
+        seconds = _seconds()
+        if arguments.against is None:
+            _run(arguments.only, arguments.output, seconds)
+        else:
+            _compare(arguments.against, arguments.only, seconds)
     except CannotMeasure as reason:
         raise SystemExit(f"bench: {reason}") from None
     except (TicketBossError, Conflict, ConnectionLost, Rejected, psycopg2.Error) as error:
@@ -55,34 +62,51 @@ def _interrupt(number: int, _) -> None:
     raise KeyboardInterrupt
 
 
-def _arguments() -> tuple[list[str], Path | None]:
+def _arguments() -> argparse.Namespace:
+    """Return the options, with the names of what is to be measured as `only`."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmark", description="Measure.")
-    known = measures.MEASURES | measures.NAMED
-    parser.add_argument("--only", help=f"names with commas between them: {', '.join(known)}")
+    parser.add_argument(
+        "--only",
+        help=f"names with commas between them: {', '.join(measures.MEASURES | measures.NAMED)};"
+        f" with --against: {', '.join(against.LOADS | against.NAMED)}",
+    )
     parser.add_argument(
         "--output",
         type=Path,
         help="the folder for results.json and results.svg; without --only it is the benchmark's",
     )
+    parser.add_argument(
+        "--against", type=Path, metavar="PATH", help="compare with the checkout of this folder"
+    )
     arguments = parser.parse_args()
-    names = list(measures.MEASURES)
-    if arguments.only is not None:
-        names = [name.strip() for name in arguments.only.split(",")]
-    for name in names:
-        if name not in known:
+    usual, named = (
+        (measures.MEASURES, measures.NAMED)
+        if arguments.against is None
+        else (against.LOADS, against.NAMED)
+    )
+    whole = arguments.only is None
+    arguments.only = list(usual) if whole else [name.strip() for name in arguments.only.split(",")]
+    for name in arguments.only:
+        if name not in usual | named:
             raise CannotMeasure(
-                f"--only takes {', '.join(known)}, with commas between; not {name!r}"
+                f"--only takes {', '.join(usual | named)}, with commas between; not {name!r}"
             )
-    output = arguments.output
-    if output is not None and not output.is_dir():
-        raise CannotMeasure(f"--output takes a folder that exists, not {str(output)!r}")
-    output = output or (None if arguments.only else HERE)
+    if arguments.against is None:
+        arguments.output = _writable(arguments.output or (HERE if whole else None))
+    elif arguments.output is not None:
+        raise CannotMeasure("--output is for a run without --against, which only prints")
+    return arguments
+
+
+def _writable(output: Path | None) -> Path | None:
     if output is not None:
+        if not output.is_dir():
+            raise CannotMeasure(f"--output takes a folder that exists, not {str(output)!r}")
         try:
             tempfile.TemporaryFile(dir=output).close()
         except OSError as error:
             raise CannotMeasure(f"cannot write to {str(output)!r}: {error.strerror}") from None
-    return names, output
+    return output
 
 
 def _seconds() -> int:
@@ -92,12 +116,14 @@ def _seconds() -> int:
     return int(value)
 
 
+def _since(started: float) -> Callable[[str], None]:
+    """Return a function that says what is going on."""
+    return lambda text: print(f"  {time.monotonic() - started:4.0f} s  {text}", flush=True)
+
+
 def _run(names: list[str], output: Path | None, seconds: int) -> None:
     started = time.monotonic()
-
-    def say(text: str) -> None:
-        print(f"  {time.monotonic() - started:4.0f} s  {text}", flush=True)
-
+    say = _since(started)
     wrk = Wrk()
     pgbench = Pgbench() if "pgbench" in names else None
     with ground() as base:
@@ -125,6 +151,31 @@ def _run(names: list[str], output: Path | None, seconds: int) -> None:
     if output is not None:
         _write(run, facts, output)
     if run.failed:
+        raise SystemExit(1)
+
+
+def _compare(path: Path, names: list[str], seconds: int) -> None:
+    started = time.monotonic()
+    say = _since(started)
+    loads = [
+        load
+        for name, loads in (against.LOADS | against.NAMED).items()
+        if name in names
+        for load in loads
+    ]
+    both = against.checkouts(path)
+    with against.comparison(both, seconds, say) as comparison:
+        comparison.that.ground.require_durability()
+        base = comparison.this.ground
+        print(report.head(_facts(base, base.require_durability(), seconds)))
+        print(against.describe(*both))
+        comparison.measure(loads, say)
+        say("replaying the ledgers")
+        for run in (comparison.this, comparison.that):
+            against.verify(run.service)
+    took = round(time.monotonic() - started)
+    print(f"\n{report.comparison(comparison)}\n\nBoth ledgers agree. It all took {took} s.")
+    if comparison.this.failed or comparison.that.failed:
         raise SystemExit(1)
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -133,17 +134,13 @@ def undisturbed():
 @contextlib.contextmanager
 def ground():
     """Give the database of DATABASE_URL, or an embedded one that is removed afterwards."""
-    try:
-        config = startup.load_config()
-    except SystemExit as failure:
-        raise CannotMeasure(str(failure).removeprefix("ticketboss: ")) from None
-    prefix = f"benchmark-{time.time_ns() // 1_000_000 % 10**9:09d}"
+    config = configuration()
+    prefix = new_prefix()
     with contextlib.ExitStack() as stack:
         if config.database_url:
             dsn = config.database_url
         else:
-            folder = Path(tempfile.mkdtemp(prefix="ticketboss-benchmark-"))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = stack.enter_context(temporary_folder())
             try:
                 with undisturbed():
                     dsn = stack.enter_context(serving.postgresql(folder))
@@ -155,33 +152,81 @@ def ground():
         yield found
 
 
-class Service(serving.Server):
-    """The service under gunicorn, with the benchmark's no-op and counters."""
+def configuration() -> Config:
+    try:
+        return startup.load_config()
+    except SystemExit as failure:
+        raise CannotMeasure(str(failure).removeprefix("ticketboss: ")) from None
 
-    def __init__(self, ground: Ground):
+
+def new_prefix() -> str:
+    """Return what the names of a run's events begin with."""
+    return f"benchmark-{time.time_ns() // 1_000_000 % 10**9:09d}"
+
+
+@contextlib.contextmanager
+def temporary_folder():
+    folder = Path(tempfile.mkdtemp(prefix="ticketboss-benchmark-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder with the project, and the interpreter that has this folder's package and SQL."""
+
+    name: str
+    folder: Path
+    python: Path
+
+    @property
+    def gunicorn_configuration(self) -> str:
+        # Where it is now, or where it was.
+        now = self.folder / "ticketboss" / "serving" / "gunicorn_conf.py"
+        return "ticketboss.serving.gunicorn_conf" if now.exists() else "ticketboss.gunicorn_conf"
+
+
+THIS = Checkout("this", serving.ROOT, Path(sys.executable))
+
+
+class Service(serving.Server):
+    """The service of a checkout under gunicorn, with the benchmark's no-op and counters.
+
+    With a folder for data it starts a PostgreSQL of its own there, as `make run` does.
+    """
+
+    def __init__(self, ground: Ground, checkout: Checkout = THIS, data: Path | None = None):
         config = ground.config
         super().__init__(
-            ground.dsn,
+            None if data else ground.dsn,
+            checkout.folder,
+            TICKETBOSS_DATA=str(data or ""),
             EVENT_ID=ground.event("first"),
             HOST="127.0.0.1",
+            AUTH="open",
             LOG_FORMAT="json",
             WORKERS=str(config.workers),
             THREADS=str(config.threads),
             POOL_SIZE=str(config.pool_size),
         )
         self.ground = ground
+        self.name = checkout.name
+        self.python = checkout.python
+        self.configuration = checkout.gunicorn_configuration
 
     def start(self, wait: bool = True) -> "Service":
         self.process = subprocess.Popen(
             [
-                sys.executable,
+                self.python,
                 "-m",
                 "gunicorn",
                 "-c",
-                "python:ticketboss.serving.gunicorn_conf",
+                f"python:{self.configuration}",
                 "tests.benchmark.application:application()",
             ],
-            cwd=serving.ROOT,
+            cwd=self.checkout,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=self.log,

@@ -34,6 +34,13 @@ def cpu_seconds(pid: int) -> float:
     )
 
 
+def busy_seconds() -> float:
+    """Return the processor time of all on this machine, and what its host kept from it."""
+    total = Path("/proc/stat").read_text().partition("\n")[0]
+    user, nice, system, _, _, irq, softirq, steal, *_ = map(int, total.split()[1:])
+    return (user + nice + system + irq + softirq + steal) / TICKS
+
+
 def resident(pid: int) -> int:
     """Return the resident memory of a process, in bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE

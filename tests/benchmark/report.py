@@ -1,7 +1,10 @@
 """Say what was measured: a table for the terminal, JSON for machines."""
 
+import statistics
+from collections import Counter
 from dataclasses import asdict
 
+from tests.benchmark.against import Comparison, Measured
 from tests.benchmark.measures import Row, Run
 
 WIDTH = 100
@@ -59,9 +62,38 @@ def table(run: Run) -> str:
     if shown:
         lines += ["", f"Beside that, with {run.service.ground.config.workers} workers", "-" * WIDTH]
         lines += [f"{text:48} {form.format(value):>12}" for text, form, value in shown]
-    if run.failed:
-        told = ", ".join(f"{n} x {what}" for what, n in run.failures.most_common(5) if n)
-        lines += ["", f"MISSED: {run.failed:,} requests refused or failed ({told})"]
+    if run.failures:
+        lines += ["", f"MISSED: {_told(run.failures)}"]
+    return "\n".join(lines)
+
+
+def comparison(found: Comparison) -> str:
+    """Return what two checkouts reached, in at most WIDTH columns."""
+    lines = [
+        f"{'':22} {'con-':>4}  {'rate, this / that':>18}  {'cpu':>4}  {'this':>20}  {'that':>20}",
+        f"{'':22} {'nec.':>4}  {'median':>6}{'of pairs':>12}  {'':4}"
+        + 2 * f"  {'/s':>6} {'p50':>6} {'p99':>6}",
+        "-" * WIDTH,
+    ]
+    for load, pairs in found.pairs.items():
+        rates = [this.rate / that.rate if that.rate else 0.0 for this, that in pairs]
+        costs = [this.cost / that.cost if that.cost else 0.0 for this, that in pairs]
+        lines.append(
+            f"{load.name:22} {load.connections:>4}"
+            f"  {statistics.median(rates):>5.2f} {min(rates):>5.2f} to {max(rates):4.2f}"
+            f"  {statistics.median(costs):>4.2f}"
+            + "".join(f"  {_side(part)}" for part in zip(*pairs, strict=True))
+        )
+    median, most = statistics.median(found.at_rest), max(found.at_rest)
+    lines += [
+        "",
+        "The one that was not measured, with its database, took"
+        f" {median:.1%} of a processor (median; at most {most:.1%}).",
+        f"Everybody else on this machine took {found.others:.0%} of it: the less, the better.",
+    ]
+    for run in (found.this, found.that):
+        told = f"MISSED: {_told(run.failures)}" if run.failures else "no request refused or failed"
+        lines.append(f"{run.service.name}: {told}")
     return "\n".join(lines)
 
 
@@ -76,6 +108,23 @@ def document(run: Run, facts: dict) -> dict:
         "failed": run.failed,
         "failures": dict(run.failures),
     }
+
+
+def _side(measured: list[Measured]) -> str:
+    rate, p50, p99 = (
+        statistics.median(getattr(part.slice, name) for part in measured)
+        for name in ("rate", "p50", "p99")
+    )
+    return f"{rate:>6,.0f} {p50:>6.{_digits(p50)}f} {p99:>6.{_digits(p99)}f}"
+
+
+def _digits(milliseconds: float) -> int:
+    return 2 if milliseconds < 10 else 1
+
+
+def _told(failures: Counter) -> str:
+    told = ", ".join(f"{n} x {what}" for what, n in failures.most_common(5))
+    return f"{failures.total():,} requests refused or failed ({told})"
 
 
 def _line(row: Row) -> str:
