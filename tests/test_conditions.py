@@ -10,7 +10,8 @@ from serving import ADMIN
 from ticketboss.rules.changes import Look
 
 RESERVATIONS = "/api/v1/reservations"
-EVENT = "/api/v1/events/node-meetup-2025"
+EVENTS = "/api/v1/events"
+EVENT = EVENTS + "/node-meetup-2025"
 SECONDS = 20  # no wait takes this long
 
 
@@ -273,3 +274,30 @@ def test_a_stale_condition_is_told_before_a_lack_of_seats(client, reserve, sql):
     sql("UPDATE events SET initial_seats = 0, total_seats = 0, available_seats = 0")
     assert reserve(headers={"If-Match": '"7"'}).status_code == 412
     assert reserve(headers={"If-Match": '"0"'}).json["code"] == "sold_out"
+
+
+# --- The list of events -----------------------------------------------------------------
+
+
+def test_a_page_of_events_has_a_tag_that_changes_with_each_change_on_it(client, reserve):
+    def tag(query=""):
+        given = client.get(EVENTS + query).headers["ETag"]
+        unchanged = client.get(EVENTS + query, headers={"If-None-Match": f"W/{given}"})
+        assert (unchanged.status_code, unchanged.data) == (304, b"")
+        assert unchanged.headers["ETag"] == given
+        return given
+
+    tags = [tag()]
+    reserve()
+    tags.append(tag())
+    body = {"eventId": "other", "name": "Other", "totalSeats": 5}
+    assert client.post(EVENTS, json=body, headers=ADMIN).status_code == 201
+    tags.append(tag())
+    # The same event as before, but with more to come, is not the same page.
+    tags.append(tag("?limit=1"))
+    changed = client.patch(
+        f"{EVENTS}/other", json={"name": "Another"}, headers=ADMIN | {"If-Match": "*"}
+    )
+    assert changed.status_code == 200
+    tags.append(tag())
+    assert len(set(tags)) == 5

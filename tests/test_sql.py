@@ -181,6 +181,14 @@ def test_no_statement_of_a_request_reads_a_whole_table(client, store, dsn, many,
     assert found == set(FILES) - set(ELSEWHERE) - DEFINITIONS
 
 
+def test_a_page_of_events_that_has_not_changed_costs_one_statement(client, many, sent):
+    tag = client.get("/api/v1/events?limit=100").headers["ETag"]
+    sent.clear()
+    answer = client.get("/api/v1/events?limit=100", headers={"If-None-Match": tag})
+    assert answer.status_code == 304
+    assert [sql for sql, _ in sent] == [statement("list_events")]
+
+
 def call_everything(client, dsn):
     """Make every kind of request, so that every statement of the service is sent."""
 

@@ -41,10 +41,15 @@ def tagged(body: dict, version: int | None) -> Response:
     """
     if version is None:
         return jsonify(body)
-    tag = str(version)
-    response = None
     if request.method in ("GET", "HEAD"):
         if_match().check(version)
+    return unless_seen(body, str(version))
+
+
+def unless_seen(body: dict, tag: str) -> Response:
+    """Return `body` with its entity tag, or 304 where a client that reads has it."""
+    response = None
+    if request.method in ("GET", "HEAD"):
         seen = request.if_none_match
         if seen.star_tag or seen.contains_weak(tag):
             response = Response(status=304)

@@ -1,6 +1,7 @@
 """Events, the lists of what belongs to them, and their change feed: `/api/v1/events`."""
 
 import base64
+import hashlib
 import hmac
 import re
 from urllib.parse import parse_qsl
@@ -20,7 +21,7 @@ from ticketboss.rules.model import Event
 from ticketboss.rules.names import EVENT_ID
 from ticketboss.web import reads, schemas
 from ticketboss.web.bodies import read_object
-from ticketboss.web.conditions import if_match, tagged
+from ticketboss.web.conditions import if_match, tagged, unless_seen
 from ticketboss.web.current import config, store, write_path
 
 blueprint = Blueprint("events", __name__, url_prefix="/api/v1")
@@ -82,10 +83,14 @@ def index():
     listed = store.list_events(after, query["limit"] + 1)
     page = reads.settle_all(listed[: query["limit"]])
     more = len(listed) > len(page)
-    return jsonify(
-        items=[EVENT.dump(event) for event in page],
-        next=_encode(page[-1].event_id) if more else None,
-    )
+    body = {
+        "items": [EVENT.dump(event) for event in page],
+        "next": _encode(page[-1].event_id) if more else None,
+    }
+    if any(event.unsettled for event in page):
+        return jsonify(body)
+    versions = [(event.event_id, event.version) for event in page]
+    return unless_seen(body, hashlib.sha256(f"{versions} {more}".encode()).hexdigest()[:32])
 
 
 @blueprint.get("/events/<event_id>/reservations")
