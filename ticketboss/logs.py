@@ -7,6 +7,9 @@ import json
 import logging
 import sys
 from datetime import datetime, timezone
+from importlib import metadata
+
+RELEASE = metadata.version("ticketboss")
 
 # What a record has of its own; everything else was passed as `extra`.
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {

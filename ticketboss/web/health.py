@@ -2,6 +2,7 @@
 
 from flask import Blueprint, Response, jsonify
 
+from ticketboss.logs import RELEASE
 from ticketboss.rules import limits
 from ticketboss.web.current import store
 
@@ -18,12 +19,12 @@ def health():
 
 @blueprint.get("/livez")
 def live():
-    """Tell that this process can answer, whatever the database does."""
-    return _answer(200, "ok", "TicketBoss is alive")
+    """Tell that this process can answer, whatever the database does, and its release."""
+    return _answer(200, "ok", "TicketBoss is alive", version=RELEASE)
 
 
-def _answer(code: int, status: str, message: str) -> Response:
-    response = jsonify(status=status, message=message)
+def _answer(code: int, status: str, message: str, **more: str) -> Response:
+    response = jsonify(status=status, message=message, **more)
     response.status_code = code
     response.headers["Cache-Control"] = "no-store"
     if code == 503:

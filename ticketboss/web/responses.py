@@ -13,6 +13,9 @@ from ticketboss.rules.errors import PayloadTooLarge, TicketBossError
 from ticketboss.web import schemas
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+# What names a request to everybody on its way (W3C Trace Context, section 3.2); its version
+# and its flags say nothing here.
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0+-)[0-9a-f]{32}-(?!0+-)[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 # Routing and parsing speak werkzeug's names; partners read ours.
 CODES = {400: "invalid_request", 404: "route_not_found", 500: "internal_error"}
@@ -58,6 +61,7 @@ def _end(response: Response) -> Response:
         "request",
         extra={
             "request_id": g.request_id,
+            "traceparent": _traceparent(),
             "method": request.method,
             "path": request.path,
             "status": response.status_code,
@@ -66,6 +70,11 @@ def _end(response: Response) -> Response:
         },
     )
     return response
+
+
+def _traceparent() -> str | None:
+    given = request.headers.get("traceparent", "")
+    return given if TRACEPARENT.match(given) else None
 
 
 def _refuse(fact: TicketBossError) -> Response:
