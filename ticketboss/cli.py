@@ -4,31 +4,56 @@
 """
 
 import sys
+import time
+from contextlib import suppress
 from datetime import datetime
 
 import click
-from flask import Flask, cli
-from flask.cli import AppGroup, with_appcontext
+from flask import Flask
+from flask.cli import AppGroup, ScriptInfo, with_appcontext
 
 from ticketboss.data.database import Conflict, ConnectionLost, Rejected
 from ticketboss.data.verify import SHOWN, replay_ledgers
+from ticketboss.logs import RELEASE
+from ticketboss.rules import limits
 from ticketboss.rules.changes import Edit
 from ticketboss.rules.errors import EventExists, TicketBossError
-from ticketboss.rules.model import Event
+from ticketboss.rules.model import Event, LedgerEntry
 from ticketboss.serving import startup
 from ticketboss.web import reads, schemas
 from ticketboss.web.current import store, write_path
 
-
-def main() -> None:
-    """Be `ticketboss`: flask's own command line, for this application."""
-    cli.cli.main(["--app", "ticketboss", *sys.argv[1:]], prog_name="ticketboss")
+# What `watch` begins with, how often it looks for more, and how wide its bar is.
+RECENT_CHANGES = 10
+WATCH_SECONDS = 1.0
+BAR = 20
 
 
 def register(app: Flask) -> None:
     """Add the commands to the application's own."""
-    app.cli.add_command(verify)
-    app.cli.add_command(events)
+    for command in main.commands.values():
+        app.cli.add_command(command)
+
+
+@click.group()
+@click.version_option(RELEASE, prog_name="ticketboss")
+@click.pass_context
+def main(context: click.Context):
+    """Look after TicketBoss, on the database and with the settings of the environment.
+
+    \b
+    Examples:
+      ticketboss events list
+      ticketboss watch node-meetup-2025
+      DATABASE_URL=postgresql://ticketboss@db/ticketboss ticketboss verify
+    """
+    context.obj = ScriptInfo(create_app=_create_app)
+
+
+def _create_app() -> Flask:
+    from ticketboss import create_app  # which imports this module
+
+    return create_app()
 
 
 class Refusals(click.Command):
@@ -46,16 +71,26 @@ class Refusals(click.Command):
             raise click.ClickException(f"the database failed: {error}") from None
 
 
-@click.command()
+@main.command()
 def migrate():
-    """Bring the database's schema up to date, and do nothing else."""
+    """Bring the database's schema up to date, and do nothing else.
+
+    \b
+    Example:
+      DATABASE_URL=postgresql://owner@db/ticketboss ticketboss migrate
+    """
     startup.migrate()
 
 
-@click.command(cls=Refusals)
+@main.command(cls=Refusals)
 @with_appcontext
 def verify():
-    """Replay the ledger of every event; exit 1 if anything disagrees."""
+    """Replay the ledger of every event; exit 1 if anything disagrees.
+
+    \b
+    Example:
+      ticketboss verify || mail -s 'The ledger disagrees' operator
+    """
     disagrees = False
     for event_id, version, differences in replay_ledgers(store.database):
         disagrees = disagrees or bool(differences)
@@ -67,7 +102,65 @@ def verify():
         raise SystemExit(1)
 
 
-events = AppGroup("events", help="Create, list, show and edit events.")
+@main.command(cls=Refusals)
+@click.argument("event_id", metavar="EVENT")
+@click.option(
+    "--after",
+    type=click.IntRange(0),
+    metavar="VERSION",
+    help=f"Begin after this version, not with the last {RECENT_CHANGES} changes.",
+)
+@with_appcontext
+def watch(event_id: str, after: int | None):
+    """Show an event's changes as they come, one a line, until Ctrl-C.
+
+    \b
+    Examples:
+      ticketboss watch node-meetup-2025
+      ticketboss watch node-meetup-2025 --after 0 | grep cancelled
+    """
+    event = reads.event(event_id)
+    total = event.total_seats
+    after = max(0, event.version - RECENT_CHANGES) if after is None else after
+
+    def read(_: bool):
+        return store.list_changes(event_id, after, limits.FEED_MAXIMUM)
+
+    with suppress(KeyboardInterrupt):
+        while True:
+            try:
+                page = reads.page(event_id, read).items
+            except reads.NOT_NOW as fact:
+                click.echo(f"{fact}; asking again", err=True)
+                page = []
+            for change in page:
+                total = change.seats if change.type == "event_updated" else total
+                after = change.version
+                click.echo(_change(change, total))
+            if len(page) < limits.FEED_MAXIMUM:
+                time.sleep(WATCH_SECONDS)
+
+
+def _change(change: LedgerEntry, total: int) -> str:
+    """Return a change as one line; at a terminal with the seats left as a bar."""
+    bar = ""
+    if sys.stdout.isatty():
+        left = round(BAR * change.available_seats / (total or 1))
+        bar = f"  {'█' * min(left, BAR):░<{BAR}}"
+    return (
+        f"{_moment(change.at)}  {change.version:>7}  {change.type:13}  {change.seats:>5} seats"
+        f"  {change.available_seats:>8} left{bar}  {change.partner_id or ''}"
+    ).rstrip()
+
+
+@main.group(cls=AppGroup)
+def events():
+    """Create, list, show and edit events.
+
+    \b
+    Example:
+      ticketboss events show node-meetup-2025
+    """
 
 
 def _options(function):
@@ -85,7 +178,12 @@ def _options(function):
 @click.argument("event_id")
 @_options
 def create(event_id: str, **options):
-    """Create an event."""
+    """Create an event.
+
+    \b
+    Example:
+      ticketboss events create gala --name 'Winter gala' --total-seats 800
+    """
     members = schemas.CreateEventRequest().read(_given({"event_id": event_id, **options}))
     if not store.create_event(**members):
         raise EventExists
@@ -94,7 +192,12 @@ def create(event_id: str, **options):
 
 @events.command("list", cls=Refusals)
 def index():
-    """List all events."""
+    """List all events.
+
+    \b
+    Example:
+      ticketboss events list
+    """
     found, after = [], ""
     while page := store.list_events(after, limit=100):
         found += reads.settle_all(page)
@@ -105,7 +208,12 @@ def index():
 @events.command(cls=Refusals)
 @click.argument("event_id")
 def show(event_id: str):
-    """Show one event."""
+    """Show one event.
+
+    \b
+    Example:
+      ticketboss events show gala
+    """
     _table([reads.event(event_id)])
 
 
@@ -113,7 +221,13 @@ def show(event_id: str):
 @click.argument("event_id")
 @_options
 def edit(event_id: str, **options):
-    """Change an event's name, size or sales window."""
+    """Change an event's name, size or sales window.
+
+    \b
+    Examples:
+      ticketboss events edit gala --total-seats 900
+      ticketboss events edit gala --sales-close-at 2026-12-24T18:00:00Z
+    """
     members = schemas.EditEventRequest().read(_given(options))
     if not members:
         raise click.UsageError("name at least one thing to change; see --help")
@@ -153,9 +267,11 @@ def _table(found: list[Event]) -> None:
 
 
 def _window(event: Event) -> str:
-    def moment(at: datetime | None, otherwise: str) -> str:
-        return schemas.timestamp(at)[:19] + "Z" if at else otherwise
-
     if event.sales_open_at is None and event.sales_close_at is None:
         return "always"
-    return f"{moment(event.sales_open_at, 'now')} to {moment(event.sales_close_at, 'sold out')}"
+    opens, closes = _moment(event.sales_open_at, "now"), _moment(event.sales_close_at, "sold out")
+    return f"{opens} to {closes}"
+
+
+def _moment(at: datetime | None, otherwise: str = "") -> str:
+    return schemas.timestamp(at)[:19] + "Z" if at else otherwise
