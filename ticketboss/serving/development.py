@@ -15,6 +15,8 @@ from ticketboss.serving import startup
 
 log = logging.getLogger("ticketboss.serving.development")
 
+SOURCES = (".py", ".sql", ".html")
+
 
 class Handler(WSGIRequestHandler):
     """Leaves the logging of requests to the application."""
@@ -58,7 +60,7 @@ def main() -> None:
 def _files() -> dict[str, float]:
     """Return the files of the code and of the SQL, each with the time of its last change."""
     folders = (Path(__file__).parent.parent, Path(str(resources.files("ticketboss.sql"))))
-    files = [f for folder in folders for f in folder.rglob("*") if f.suffix in (".py", ".sql")]
+    files = [f for folder in folders for f in folder.rglob("*") if f.suffix in SOURCES]
     return {str(file): file.stat().st_mtime for file in files}
 
 
