@@ -19,7 +19,7 @@ from test_structure import STOREYS
 from ticketboss.config import Config, ConfigurationError, load
 from ticketboss.rules import errors, limits
 from ticketboss.selling import batch
-from ticketboss.serving import worker
+from ticketboss.serving import wire
 
 # The text of every document, by its path.
 DOCUMENTS = {
@@ -217,15 +217,10 @@ def parsing(server) -> set[tuple[int, str]]:
     return found
 
 
-def test_an_error_that_gunicorn_has_to_tell_has_the_code_of_the_table(caplog):
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        worker.write_error(ours, 500, "Internal Server Error", "secret")
-        ours.close()
-        answer = theirs.makefile("rb").read().decode("latin-1")
-    body = json.loads(answer.partition("\r\n\r\n")[2])
-    assert body["code"] == "internal_error"
-    assert [record.request_id for record in caplog.records] == [body["requestId"]]
+def test_an_error_outside_the_application_has_the_code_of_the_table():
+    answer, request_id = wire.refusal(500)
+    body = json.loads(answer.decode().partition("\r\n\r\n")[2])
+    assert (body["code"], body["requestId"]) == ("internal_error", request_id)
 
 
 def test_the_members_that_the_error_table_names_are_those_of_the_errors(server):
