@@ -28,8 +28,16 @@ WITH free AS (
             AND expires_at <= now()
       )
     RETURNING events.event_id, version, total_seats, available_seats
+), entry AS (
+    SELECT event_id, version, 'event_updated' AS type, NULL::uuid AS reservation_id,
+           NULL::text AS partner_id, total_seats AS seats, available_seats,
+           now() AS at, %(batch_id)s::uuid AS batch_id, %(actor)s::text AS actor,
+           NULL::timestamptz AS expires_at, NULL::text AS idempotency_key,
+           %(details)s::jsonb AS details
+    FROM edited
 )
-INSERT INTO ledger (event_id, version, type, seats, available_seats, at, batch_id)
-SELECT event_id, version, 'event_updated', total_seats, available_seats, now(), %(batch_id)s
-FROM edited
+INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats, available_seats,
+                    at, batch_id, actor, expires_at, idempotency_key, details, checksum)
+SELECT entry.*, hash_record_extended(entry, 0)
+FROM entry
 RETURNING at, version - 1 AS seen_version;

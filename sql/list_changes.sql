@@ -14,7 +14,7 @@ SELECT events.version AS event_version,
        page.*
 FROM events
 LEFT JOIN LATERAL (
-    SELECT version, type, reservation_id, partner_id, seats, available_seats, at
+    SELECT version, type, reservation_id, partner_id, seats, available_seats, at, actor, details
     FROM ledger
     WHERE ledger.event_id = events.event_id
       AND ledger.version > %(after)s

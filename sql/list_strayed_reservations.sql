@@ -1,31 +1,21 @@
--- List reservations of an event that are not as their last change in the ledger left them.
+-- List reservations that the ledger does not tell of where they say they were made.
 --
--- A row each:  the id of a reservation that differs, or is in one table only.
-WITH last_change AS (
-    SELECT DISTINCT ON (reservation_id) reservation_id, partner_id, version, type, seats,
-           min(version) OVER history AS created_version,
-           min(partner_id) OVER history = max(partner_id) OVER history AS one_partner
-    FROM ledger
-    WHERE event_id = %(event_id)s
-      AND reservation_id IS NOT NULL
-    WINDOW history AS (PARTITION BY reservation_id)
-    ORDER BY reservation_id, version DESC
-)
-SELECT coalesce(last_change.reservation_id, stored.reservation_id) AS reservation_id
-FROM last_change
-FULL JOIN (
-    SELECT reservation_id, partner_id, version, created_version, status, seats
+-- A row each:  the reservation's event, and its id.
+SELECT piece.event_id, made.reservation_id
+FROM unnest(%(event_ids)s::text[], %(first_versions)s::bigint[], %(last_versions)s::bigint[],
+            %(ends)s::boolean[]) AS piece (event_id, first_version, last_version, ends)
+CROSS JOIN LATERAL (
+    SELECT created_version, reservation_id
     FROM reservations
-    WHERE event_id = %(event_id)s
-) AS stored USING (reservation_id)
-WHERE (stored.version, stored.created_version, stored.partner_id, stored.seats)
-      IS DISTINCT FROM (last_change.version, last_change.created_version,
-                        last_change.partner_id, last_change.seats)
-   OR NOT one_partner
-   OR NOT CASE last_change.type
-              WHEN 'reserved' THEN stored.status = 'confirmed'
-              WHEN 'extended' THEN stored.status = 'held'
-              WHEN 'reduced' THEN stored.status IN ('held', 'confirmed')
-              ELSE stored.status = last_change.type
-          END
-LIMIT %(limit)s;
+    WHERE reservations.event_id = piece.event_id
+      AND created_version >= first_version
+      AND (ends OR created_version <= last_version)
+    ORDER BY created_version
+) AS made
+WHERE reservation_id IS DISTINCT FROM (
+    SELECT reservation_id
+    FROM ledger
+    WHERE ledger.event_id = piece.event_id
+      AND version = created_version
+      AND type IN ('reserved', 'held')
+);

@@ -40,12 +40,19 @@ WITH due AS (
       AND total.count > 0
     RETURNING events.event_id, version - total.count AS seen_version,
               available_seats - total.seats AS seen_seats
+), entry AS (
+    SELECT event_id, seen_version + position AS version, 'expired' AS type, reservation_id,
+           partner_id, seats,
+           (seen_seats + sum(seats) OVER (ORDER BY position))::integer AS available_seats,
+           now() AS at, %(batch_id)s::uuid AS batch_id, 'expiry' AS actor,
+           NULL::timestamptz AS expires_at, NULL::text AS idempotency_key, NULL::jsonb AS details
+    FROM written, expired
 ), entered AS (
     INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats,
-                        available_seats, at, batch_id)
-    SELECT event_id, seen_version + position, 'expired', reservation_id, partner_id, seats,
-           seen_seats + sum(seats) OVER (ORDER BY position), now(), %(batch_id)s
-    FROM written, expired
+                        available_seats, at, batch_id, actor, expires_at, idempotency_key,
+                        details, checksum)
+    SELECT entry.*, hash_record_extended(entry, 0)
+    FROM entry
 )
 UPDATE reservations
 SET status = 'expired',

@@ -1,6 +1,7 @@
 """One real PostgreSQL per session, emptied for every test."""
 
 import contextlib
+import re
 import secrets
 import shutil
 import signal
@@ -8,12 +9,18 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from serving import ADMIN_KEY, Server, postgresql, run_sql
+from serving import ADMIN_KEY, ROOT, Server, postgresql, run_sql
 
 from ticketboss import create_app
 from ticketboss.config import Config
+from ticketboss.data.database import Database
+from ticketboss.data.migrations import migrate
 from ticketboss.selling.batch import Batches
 from ticketboss.selling.line import Line
+
+# What makes two roles of one, as docs/operations.md has it.
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+(RIGHTS,) = re.findall(r"^```postgresql\n(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE)
 
 
 def pytest_configure():
@@ -34,8 +41,17 @@ def dsn():
 
 
 @pytest.fixture(scope="session")
-def application(dsn):
-    return create_app(Config(database_url=dsn, admin_key=ADMIN_KEY))
+def serving_dsn(dsn):
+    """Give that of a role with the rights that the documents give to the role that serves."""
+    migrate(Database(dsn, size=1))
+    run_sql(dsn, "CREATE ROLE ticketboss_owner LOGIN; CREATE ROLE ticketboss LOGIN")
+    run_sql(dsn, RIGHTS)
+    return dsn.replace("postgres@", "ticketboss@")
+
+
+@pytest.fixture(scope="session")
+def application(serving_dsn):
+    return create_app(Config(database_url=serving_dsn, admin_key=ADMIN_KEY))
 
 
 @pytest.fixture
@@ -45,13 +61,10 @@ def sql(dsn):
 
 
 @pytest.fixture(autouse=True)
-def _empty(application, sql):
+def _empty(store, sql):
     """Empty the tables, and leave the default event as a first start makes it."""
-    sql(
-        "TRUNCATE events, reservations, ledger;"
-        " INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
-        " VALUES ('node-meetup-2025', 'Node.js Meet-up', 500, 500, 500)"
-    )
+    sql("TRUNCATE events, reservations, ledger")
+    store.create_event("node-meetup-2025", "Node.js Meet-up", 500)
 
 
 @pytest.fixture
@@ -85,17 +98,17 @@ def write_path(application, store):
 
 
 @pytest.fixture(scope="session")
-def server(dsn, application):
+def server(serving_dsn, application):
     """Give a running gunicorn with two workers on the session's database."""
-    with Server(dsn) as running:
+    with Server(serving_dsn) as running:
         yield running
 
 
 @pytest.fixture
-def serve(dsn):
+def serve(serving_dsn):
     """Give a function that starts another server with an environment of its own."""
     with contextlib.ExitStack() as stack:
-        yield lambda database=dsn, **environment: stack.enter_context(
+        yield lambda database=serving_dsn, **environment: stack.enter_context(
             Server(database, **environment)
         )
 

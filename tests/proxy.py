@@ -69,11 +69,12 @@ class Proxy:
     """The server of `dsn` on a TCP port of the loopback, with faults."""
 
     def __init__(self, dsn: str):
-        folder = parse_qs(urlsplit(dsn).query)["host"][0]
+        parts = urlsplit(dsn)
+        folder = parse_qs(parts.query)["host"][0]
         self._target = f"{folder}/.s.PGSQL.5432"
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
-        self.dsn = f"postgresql://postgres@127.0.0.1:{port}/postgres?sslmode=disable"
+        self.dsn = f"postgresql://{parts.username}@127.0.0.1:{port}/postgres?sslmode=disable"
         self.connections = 0
         self._faults: list[Fault] = []
         self._mutex = threading.Lock()

@@ -73,7 +73,7 @@ def _nothing_changes(http, server, reservation_id, sql):
         )
 
     before = rows()
-    assert len(before) == 3
+    assert len(before) == 4
     yield
     assert rows() == before
     for client in (http, server.client()):

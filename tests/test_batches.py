@@ -18,13 +18,10 @@ OTHERS = ("alpha", "beta")
 
 
 @pytest.fixture(autouse=True)
-def _others(sql, write_path, verify):
+def _others(store, write_path, verify):
     """Make two more events, of five seats each; afterwards every ledger gives every number."""
-    sql(
-        "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
-        " SELECT event_id, 'Other', 5, 5, 5 FROM unnest(%s) AS event_id",
-        [list(OTHERS)],
-    )
+    for event_id in OTHERS:
+        store.create_event(event_id, "Other", 5)
     yield
     assert write_path.at_rest
     status, output = verify()
@@ -65,7 +62,7 @@ def test_several_changes_of_one_request_are_decided_in_their_order_in_one_transa
 ):
     turns = write_path.submit_all([at("alpha", 4), at("alpha", 2), at("beta", 5), at("alpha", 1)])
     assert codes(turns) == ["confirmed", "sold_out", "confirmed", "confirmed"]
-    assert sql("SELECT count(*) FROM ledger") == [(3,)]
+    assert sql("SELECT count(*) FROM ledger WHERE version > 0") == [(3,)]
 
 
 # --- All or none ------------------------------------------------------------------
@@ -76,9 +73,10 @@ def test_all_of_a_package_are_made_in_one_transaction(write_path, sql, available
     turns = all_of(write_path, at("alpha", 3), at(EVENT, 10), ("beta", Confirm(held)))
     assert codes(turns) == ["confirmed"] * 3
     assert [turn.result().reservation.version for turn in turns] == [1, 1, 2]
-    assert sql("SELECT count(DISTINCT batch_id), count(*) FROM ledger WHERE type <> 'held'") == [
-        (1, 3)
-    ]
+    assert sql(
+        "SELECT count(DISTINCT batch_id), count(*) FROM ledger"
+        " WHERE type IN ('reserved', 'confirmed')"
+    ) == [(1, 3)]
     assert (available("alpha"), available("beta"), available(EVENT)) == (2, 3, 490)
 
 
@@ -89,12 +87,12 @@ def test_of_a_package_that_is_refused_nothing_is_made_and_each_learns_why(write_
         turns[2].result()
     # What the operations before it would have left.
     assert refusal.value.members["available_seats"] == 2
-    assert sql("SELECT count(*) FROM ledger") == [(0,)]
+    assert sql("SELECT count(*) FROM ledger WHERE version > 0") == [(0,)]
 
 
 def test_an_event_that_does_not_exist_refuses_the_package(write_path, sql):
     assert codes(all_of(write_path, at("alpha"), at("none"))) == ["not_made", "event_not_found"]
-    assert sql("SELECT count(*) FROM ledger") == [(0,)]
+    assert sql("SELECT count(*) FROM ledger WHERE version > 0") == [(0,)]
 
 
 def test_conditions_of_a_package_are_judged_on_the_state_before_it(write_path):
@@ -130,7 +128,7 @@ def test_a_package_may_be_sent_again_whatever_became_of_its_answer(write_path, s
     assert codes(first) == ["confirmed", "cancelled", "confirmed"]
     assert codes(again) == ["confirmed", "already_cancelled", "confirmed"]
     assert [again[place].result().replayed for place in (0, 2)] == [True, True]
-    assert sql("SELECT count(*) FROM ledger") == [(4,)]
+    assert sql("SELECT count(*) FROM ledger WHERE version > 0") == [(4,)]
 
 
 def test_in_a_refused_package_what_was_done_before_is_shown_as_it_is(write_path):
@@ -149,7 +147,7 @@ def test_in_a_refused_package_what_was_done_before_is_shown_as_it_is(write_path)
 def test_a_key_that_two_operations_of_a_package_bring_for_two_events_refuses_it(write_path, sql):
     turns = all_of(write_path, at("alpha", idempotency_key="k"), at("beta", idempotency_key="k"))
     assert codes(turns) == ["not_made", "idempotency_key_reused"]
-    assert sql("SELECT count(*) FROM ledger") == [(0,)]
+    assert sql("SELECT count(*) FROM ledger WHERE version > 0") == [(0,)]
 
 
 def test_a_package_is_decided_again_where_a_rival_was_first_at_one_of_its_events(
@@ -221,7 +219,9 @@ def test_a_package_whose_answer_is_lost_is_made_exactly_once(dsn, sql, makes):
     database = Database(dsn, size=2)
     turns = all_of(write_path_on(Losing(database, makes)), at("alpha", 3), at("beta", 3))
     assert codes(turns) == ["confirmed"] * 2
-    assert sql("SELECT count(*), count(DISTINCT batch_id) FROM ledger") == [(2, 1)]
+    assert sql("SELECT count(*), count(DISTINCT batch_id) FROM ledger WHERE version > 0") == [
+        (2, 1)
+    ]
     database.close()
 
 

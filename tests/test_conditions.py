@@ -253,7 +253,9 @@ def test_a_reserve_in_a_batch_is_judged_on_the_version_that_it_would_itself_see(
     assert answers[2].json["version"] == 2
     made = [answer.json for answer in answers if answer.status_code == 201]
     assert [reservation["version"] for reservation in made] == [1, 2, 3, 4, 5]
-    assert sql("SELECT count(DISTINCT batch_id), count(*) FROM ledger") == [(1, 5)]
+    assert sql("SELECT count(DISTINCT batch_id), count(*) FROM ledger WHERE version > 0") == [
+        (1, 5)
+    ]
     assert verify()[0] == 0
 
 

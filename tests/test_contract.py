@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from uuid import uuid4
 
+import past
 import pytest
 from serving import ADMIN_KEY, connect
 
@@ -31,7 +32,8 @@ def http(server):
 @pytest.fixture
 def capacity(sql):
     """Give a function that sets the seats of the default event before anything is sold."""
-    return lambda seats: sql(
+    return lambda seats: past.create(
+        sql,
         "UPDATE events SET initial_seats = %(n)s, total_seats = %(n)s, available_seats = %(n)s",
         {"n": seats},
     )
@@ -261,7 +263,7 @@ def test_an_unknown_reservation_is_not_found(http, method, reservation_id):
 def test_a_hold_that_has_expired_cannot_be_cancelled_any_more(http, sql):
     held = http.post(RESERVATIONS, {"partnerId": "x", "seats": 2, "holdSeconds": 60})
     assert held.json["status"] == "held"
-    sql("UPDATE reservations SET expires_at = now()")
+    past.end_holds(sql)
     answer = http.delete(held.headers["Location"])
     assert_error(answer, 404, "Reservation not found", "hold_expired")
     assert http.get(RESERVATIONS).json["availableSeats"] == 500

@@ -6,6 +6,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import past
 import pytest
 from serving import ADMIN, ADMIN_KEY, ROOT
 from test_conditions import eventually, one_batch
@@ -165,7 +166,7 @@ def test_events_are_listed_page_by_page_in_the_order_of_their_ids(client, create
 
 
 def test_without_events_the_list_is_empty(client, sql):
-    sql("DELETE FROM events")
+    sql("TRUNCATE events, reservations, ledger")
     assert client.get(EVENTS).json == {"items": [], "next": None}
 
 
@@ -280,7 +281,7 @@ def test_what_has_expired_does_not_keep_an_event_from_shrinking(client, create, 
     create()
     hold = {"partnerId": "abc-corp", "seats": 8, "holdSeconds": 60}
     assert client.post(CONCERT + "/reservations", json=hold).status_code == 201
-    sql("UPDATE reservations SET expires_at = now() - interval '1 second'")
+    past.end_holds(sql)
     assert edit('"1"', totalSeats=5).json["version"] == 2  # the hold's end came first
     assert edit('"2"', totalSeats=5).json["totalSeats"] == 5
 
@@ -453,7 +454,8 @@ def test_the_window_is_open_from_its_first_instant_to_before_its_last(
 def test_sales_open_at_their_instant_for_everybody(server, create, sql, verify):
     """Clients that keep asking while sales open: none is served before, all are after."""
     create(total_seats=1000)
-    sql("UPDATE events SET sales_open_at = now() + interval '400 ms' WHERE event_id = 'concert'")
+    opens = "UPDATE events SET sales_open_at = now() + interval '400 ms'"
+    past.create(sql, f"{opens} WHERE event_id = 'concert'")
 
     def ask(number):
         client, refused = server.client(), 0
@@ -518,7 +520,8 @@ def test_who_arrives_after_the_opening_is_not_refused_by_an_older_clock(
 ):
     """The event was read before sales opened, and is remembered while they open."""
     create(salesOpenAt=FUTURE)
-    sql("UPDATE events SET sales_open_at = now() + interval '300 ms' WHERE event_id = 'concert'")
+    opens = "UPDATE events SET sales_open_at = now() + interval '300 ms'"
+    past.create(sql, f"{opens} WHERE event_id = 'concert'")
 
     def rename():
         headers = {**ADMIN, "If-Match": "*"}

@@ -7,6 +7,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import past
 import proxy
 import pytest
 from serving import ADMIN, postgresql, run_sql
@@ -156,7 +157,7 @@ def test_a_key_of_an_expired_hold_cannot_be_used_for_another_event(
     server = serve(WORKERS="1")
     hold = {**BODY, "holdSeconds": 60}
     assert server.client().post(RESERVATIONS, hold, idempotency_key="order-1").status == 201
-    sql("UPDATE reservations SET expires_at = now() - interval '1 second'")
+    past.end_holds(sql)
     refused = server.client(timeout=8).post(OTHER, BODY, idempotency_key="order-1", **condition)
     assert (refused.status, refused.json["code"]) == (422, "idempotency_key_reused")
 
@@ -281,7 +282,7 @@ def test_a_replay_shows_the_reservation_as_it_is_now(client, reserve, sql):
 
 def test_a_replay_of_a_hold_that_has_expired_shows_it_expired(reserve, sql, verify):
     reserve(holdSeconds=60)
-    sql("UPDATE reservations SET expires_at = now() - interval '1 second'")
+    past.end_holds(sql)
     answer = reserve(holdSeconds=60)
     assert (answer.status_code, answer.json["status"]) == (201, "expired")
     assert verify()[0] == 0

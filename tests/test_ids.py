@@ -31,7 +31,7 @@ def test_the_event_of_an_id_is_known_once_it_has_been_seen():
 
 
 @pytest.fixture
-def alike(sql) -> tuple[str, str]:
+def alike(store) -> tuple[str, str]:
     """Give two events that share a mark."""
     marks = {}
     for number in itertools.count():
@@ -40,11 +40,7 @@ def alike(sql) -> tuple[str, str]:
         if first != name:
             break
     for event_id in (first, name):
-        sql(
-            "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
-            " VALUES (%s, 'Alike', 10, 10, 10)",
-            [event_id],
-        )
+        store.create_event(event_id, "Alike", 10)
     return first, name
 
 

@@ -5,6 +5,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+import past
 import pytest
 from serving import ADMIN
 
@@ -49,11 +50,7 @@ def everything(client, reserve, sql):
         places.append(reserve(partner, 1 + number % 3, **hold).location)
     for place in places[2::4]:
         expired = place.rpartition("/")[2]
-        sql(
-            "UPDATE reservations SET expires_at = now() - interval '1 second'"
-            " WHERE reservation_id = %s",
-            [expired],
-        )
+        past.end_holds(sql, f"reservation_id = '{expired}'")
     for place in places[3::4]:
         assert client.delete(place).status_code == 204
     return [client.get(place).json for place in places]
@@ -249,7 +246,8 @@ def test_what_was_there_at_the_beginning_is_seen_exactly_once_while_a_sale_is_ru
     server, client, verify, sql
 ):
     """Reserves and cancels go on all the while; nothing is skipped, and nothing comes twice."""
-    sql("UPDATE events SET initial_seats = 100000, total_seats = 100000, available_seats = 100000")
+    seats = "UPDATE events SET initial_seats = %(n)s, total_seats = %(n)s, available_seats = %(n)s"
+    past.create(sql, seats, {"n": 100_000})
     done = threading.Event()
 
     def sell(number):

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from functools import partial
 from urllib.parse import urlencode
 
+import past
 import pytest
 from hypothesis import HealthCheck, Phase, configuration, settings
 from hypothesis import strategies as st
@@ -47,6 +48,7 @@ HOLD_TOTAL_SECONDS = 7200
 NOBODYS_ID = "01900000-0000-7000-8000-000000000000"
 
 ANY_VERSION = range(2**31)
+MEMBERS = ("name", "totalSeats", "salesOpenAt", "salesCloseAt")
 AT = object()  # stands for the time of a change
 
 
@@ -104,6 +106,9 @@ class Model:
         change = {"version": event["version"], "type": type, "at": at}
         change |= {name: thing.get(name) for name in ("reservationId", "partnerId")}
         change["seats"] = thing.get("seats", event["totalSeats"])
+        change["actor"] = {"event_updated": "admin", "expired": "expiry"}.get(type)
+        if type == "event_updated":
+            change["event"] = shown({name: event[name] for name in MEMBERS})
         change["availableSeats"] = self.event(event["eventId"])["availableSeats"]
         self.feeds[event["eventId"]].append(change)
         return thing
@@ -128,6 +133,15 @@ class Model:
         if hold:
             return self.enter("held", made, status="held", createdAt=AT, expiresAt=Told())
         return self.enter("reserved", made, status="confirmed", createdAt=AT, confirmedAt=AT)
+
+    def forget_times(self, r: dict) -> None:
+        """Let everything be told anew of when a reservation was made and changed."""
+        times = [r["createdAt"], r.get("expiresAt"), r.get("confirmedAt")]
+        feed = self.feeds[r["eventId"]]
+        times += [c["at"] for c in feed if c["reservationId"] is r["reservationId"]]
+        for time in times:
+            if time is not None:
+                time.said = None
 
     def change(self, type: str, r: dict | None, versions, wanted: int | None = None) -> dict:
         require(r is not None, 404, "not_found")
@@ -551,11 +565,9 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
             ending = [r for place, r in enumerate(holds) if chosen >> place & 1] or holds
             for r in reversed(ending) if backwards else ending:
                 # Nobody settles it here: whatever comes next has to.
-                sql(
-                    "UPDATE reservations SET expires_at = now() WHERE reservation_id = %s",
-                    r["reservationId"].said,
-                )
-                self.model.enter("expired", r, status="expired", expiresAt=Told())
+                past.end_holds(sql, f"reservation_id = '{r['reservationId'].said}'")
+                self.model.forget_times(r)
+                self.model.enter("expired", r, status="expired")
             if event_id is None and ending:
                 self.show_one(ending[-1], condition)
             for (partner, key), (asked, made) in list(self.model.keys.items()):
@@ -567,12 +579,11 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
             """Let most of the time that a hold may last go by; extend it too far, and less."""
             holds = self.holds()
             for r in holds[which:][:1]:
-                sql(
-                    "UPDATE reservations SET created_at = created_at - interval '5000 s'"
-                    " WHERE reservation_id = %s",
-                    r["reservationId"].said,
-                )
-                r["createdAt"] = Told(age=r["createdAt"].age + 5000)
+                # It was made long ago, and lives on because it was extended just now.
+                self.change_one(r, "extended", None, 600, "none")
+                past.make_earlier(sql, r["reservationId"].said, seconds=5000)
+                r["createdAt"].age += 5000
+                self.model.forget_times(r)
                 for hold in (3600, 600):
                     self.change_one(r, "extended", None, hold, "none")
 

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import past
 import pytest
 from test_conditions import one_batch
 
@@ -35,7 +36,7 @@ def test_seats_given_back_are_in_the_pool_and_the_rest_stays_reserved(client, re
 
 
 def test_seats_that_were_given_back_can_be_sold(client, reserve, sql, verify):
-    sql("UPDATE events SET initial_seats = 5, total_seats = 5, available_seats = 5")
+    past.create(sql, "UPDATE events SET initial_seats = 5, total_seats = 5, available_seats = 5")
     place = reserve(5)
     body = {"partnerId": "other-corp", "seats": 3}
     assert client.post(RESERVATIONS, json=body).json["code"] == "sold_out"
@@ -116,7 +117,7 @@ def test_part_of_a_hold_can_be_given_back_and_the_hold_goes_on(client, reserve, 
 def test_nothing_can_be_given_back_of_what_has_ended(client, reserve, sql):
     cancelled, expired = reserve(3), reserve(3, holdSeconds=60)
     client.delete(cancelled)
-    sql("UPDATE reservations SET expires_at = now() - interval '1 second' WHERE status = 'held'")
+    past.end_holds(sql)
     refusals = [client.patch(place, json={"seats": 1}) for place in (cancelled, expired)]
     assert [r.status_code for r in refusals] == [409, 409]
     assert [r.json["code"] for r in refusals] == ["already_cancelled", "hold_expired"]

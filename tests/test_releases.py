@@ -94,7 +94,8 @@ def sale(*servers: Server):
 
 def differences(dsn: str) -> list[str]:
     """Return everything that the ledgers, replayed, find wrong."""
-    return [found for *_, wrong in replay_ledgers(Database(dsn, size=1)) for found in wrong]
+    replays = replay_ledgers(Database(dsn, size=1))
+    return [difference for replay in replays for difference in replay.differences]
 
 
 def make_next_release(checkout: Path) -> None:

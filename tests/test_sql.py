@@ -27,7 +27,13 @@ MIGRATIONS = sorted(
     if file.name.endswith(".sql")
 )
 # What requests never send, with values for it: the start of the service defines
-# and migrates, and `verify` may read whole tables.
+# and migrates, and `verify` replays.
+PIECES = {
+    "event_ids": ["small-1", "small-2", "big"],
+    "first_versions": [0, 0, 10_000],
+    "last_versions": [0, 0, 12_000],
+    "ends": [True, True, False],
+}
 DEFINITIONS = {"create_schema_migrations"}  # EXPLAIN takes none of these
 ELSEWHERE = {
     "create_migration": {"version": 1000, "name": "1000_test", "serves": 1},
@@ -36,9 +42,9 @@ ELSEWHERE = {
     "find_schema_migrations": {},
     "list_migrations": {},
     "lock_migrations": {},
-    "list_event_totals": {},
-    "list_ledger": {"event_id": "big", "after": 0, "limit": 10_000},
-    "list_strayed_reservations": {"event_id": "big", "limit": 10},
+    "list_replayed_events": {"event_id": None, "after": "", "limit": 10},
+    "list_ledger": PIECES,
+    "list_strayed_reservations": PIECES,
 }
 
 RESERVATIONS = 20_000
@@ -187,6 +193,17 @@ def test_a_page_of_events_that_has_not_changed_costs_one_statement(client, many,
     answer = client.get("/api/v1/events?limit=100", headers={"If-None-Match": tag})
     assert answer.status_code == 304
     assert [sql for sql, _ in sent] == [statement("list_events")]
+
+
+@pytest.mark.parametrize("name", ["list_ledger", "list_strayed_reservations"])
+def test_no_page_of_a_replay_reads_a_whole_table(dsn, many, name):
+    plan = run_sql(dsn, "EXPLAIN (FORMAT JSON) " + statement(name), PIECES)
+    scanned = {
+        node["Relation Name"]
+        for node in nodes(plan[0][0][0]["Plan"])
+        if node["Node Type"] == "Seq Scan"
+    }
+    assert scanned == set(), plan
 
 
 def call_everything(client, dsn):
@@ -410,7 +427,12 @@ FORBIDDEN = [
         "ledger_belongs_to_an_event",
         f"{ENTERED} VALUES ('none', 1, 'reserved', {ONE}, 'p', 2, 5, now(), {OTHER})",
     ),
-    ("ledger_version_positive", "UPDATE ledger SET version = 0"),
+    ("ledger_version_not_negative", "UPDATE ledger SET version = -1"),
+    ("ledger_starts_with_the_creation", "UPDATE ledger SET version = 0"),
+    (
+        "ledger_starts_with_the_creation",
+        "UPDATE ledger SET type = 'event_created', reservation_id = NULL, partner_id = NULL",
+    ),
     ("ledger_available_not_negative", "UPDATE ledger SET available_seats = -1"),
     ("ledger_type_known", "UPDATE ledger SET type = 'sold'"),
     ("ledger_names_what_changed", "UPDATE ledger SET reservation_id = NULL"),

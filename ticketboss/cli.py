@@ -13,12 +13,12 @@ from flask import Flask
 from flask.cli import AppGroup, ScriptInfo, with_appcontext
 
 from ticketboss.data.database import Conflict, ConnectionLost, Rejected
-from ticketboss.data.verify import SHOWN, replay_ledgers
+from ticketboss.data.verify import replay_ledgers
 from ticketboss.logs import RELEASE
 from ticketboss.rules import limits
 from ticketboss.rules.changes import Edit
-from ticketboss.rules.errors import EventExists, TicketBossError
-from ticketboss.rules.model import Event, LedgerEntry
+from ticketboss.rules.errors import EventExists, EventNotFound, TicketBossError
+from ticketboss.rules.model import COMMAND, Event, LedgerEntry
 from ticketboss.serving import startup
 from ticketboss.web import reads, schemas
 from ticketboss.web.current import store, write_path
@@ -27,6 +27,10 @@ from ticketboss.web.current import store, write_path
 RECENT_CHANGES = 10
 WATCH_SECONDS = 1.0
 BAR = 20
+# More differences of an event than this are not listed one by one.
+SHOWN = 10
+# How often a replay that takes long says how far it is.
+PROGRESS_SECONDS = 2
 
 
 def register(app: Flask) -> None:
@@ -83,23 +87,50 @@ def migrate():
 
 
 @main.command(cls=Refusals)
+@click.argument("event_id", metavar="[EVENT]", required=False)
+@click.option("--quiet", is_flag=True, help="Say nothing of what agrees, nor of how far it is.")
 @with_appcontext
-def verify():
-    """Replay the ledger of every event; exit 1 if anything disagrees.
+def verify(event_id: str | None, quiet: bool):
+    """Replay the ledger of every event, or of one; exit 1 if anything disagrees.
 
     \b
-    Example:
-      ticketboss verify || mail -s 'The ledger disagrees' operator
+    Examples:
+      ticketboss verify node-meetup-2025
+      ticketboss verify --quiet || mail -s 'The ledger disagrees' operator
     """
-    disagrees = False
-    for event_id, version, differences in replay_ledgers(store.database):
+    progress = Progress(quiet)
+    found = disagrees = False
+    for replay in replay_ledgers(store.database, event_id, progress.advance):
+        found = True
+        progress.events += 1
+        differences = replay.differences
+        if quiet and not differences:
+            continue
         disagrees = disagrees or bool(differences)
+        older = f", {replay.unsealed} without a checksum" if replay.unsealed else ""
         result = f"{len(differences)} differences" if differences else "ok"
-        click.echo(f"{event_id}: {version} changes, {result}")
+        click.echo(f"{replay.event_id}: {replay.found.version} changes{older}, {result}")
         for difference in differences[:SHOWN]:
             click.echo(f"  {difference}")
+    if event_id and not found:
+        raise EventNotFound
     if disagrees:
         raise SystemExit(1)
+
+
+class Progress:
+    """Tells on standard error how far a replay is, where that takes long."""
+
+    def __init__(self, quiet: bool):
+        self.events = 0
+        self.changes = 0
+        self._next = float("inf") if quiet else time.monotonic() + PROGRESS_SECONDS
+
+    def advance(self, changes: int) -> None:
+        self.changes += changes
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + PROGRESS_SECONDS
+            click.echo(f"{self.events} events, {self.changes} changes so far", err=True)
 
 
 @main.command(cls=Refusals)
@@ -185,7 +216,7 @@ def create(event_id: str, **options):
       ticketboss events create gala --name 'Winter gala' --total-seats 800
     """
     members = schemas.CreateEventRequest().read(_given({"event_id": event_id, **options}))
-    if not store.create_event(**members):
+    if not store.create_event(**members, actor=COMMAND):
         raise EventExists
     _table([reads.event(event_id)])
 
@@ -231,7 +262,7 @@ def edit(event_id: str, **options):
     members = schemas.EditEventRequest().read(_given(options))
     if not members:
         raise click.UsageError("name at least one thing to change; see --help")
-    _table([write_path.submit(event_id, Edit(members))])
+    _table([write_path.submit(event_id, Edit(members, actor=COMMAND))])
 
 
 def _given(options: dict) -> dict:

@@ -146,28 +146,35 @@ BEGIN
                   events.available_seats - available_change AS available_seats
     ), change AS (
         SELECT event_id, written.version + position AS version, type, reservation_id,
-               partner_id, seats, available_seats + available_change AS available_seats,
+               partner_id, seats, available_seats + available_change AS available_seats, actor,
+               coalesce(expires_at, now() + hold_seconds * interval '1 second') AS expires_at,
                hold_seconds, idempotency_key
         FROM written,
              ROWS FROM (jsonb_to_recordset(changes) AS (
                  type text, reservation_id uuid, partner_id text, seats integer,
-                 available_change integer, hold_seconds integer, idempotency_key text
+                 available_change integer, actor text, expires_at timestamptz,
+                 hold_seconds integer, idempotency_key text
              )) WITH ORDINALITY AS change (
-                 type, reservation_id, partner_id, seats,
-                 available_change, hold_seconds, idempotency_key, position)
+                 type, reservation_id, partner_id, seats, available_change, actor, expires_at,
+                 hold_seconds, idempotency_key, position)
+    ), entry AS (
+        SELECT event_id, version, type, reservation_id, partner_id, seats, available_seats,
+               now() AS at, p_batch_id AS batch_id, actor, expires_at, idempotency_key,
+               NULL::jsonb AS details
+        FROM change
     ), entered AS (
         INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats,
-                            available_seats, at, batch_id)
-        SELECT event_id, version, type, reservation_id, partner_id, seats,
-               available_seats, now(), p_batch_id
-        FROM change
+                            available_seats, at, batch_id, actor, expires_at, idempotency_key,
+                            details, checksum)
+        SELECT entry.*, hash_record_extended(entry, 0)
+        FROM entry
     )
     INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats,
                               status, version, created_at, expires_at, confirmed_at,
                               requested_seats, hold_seconds, idempotency_key)
     SELECT event_id, version, reservation_id, partner_id, seats,
            CASE type WHEN 'held' THEN 'held' ELSE 'confirmed' END,
-           version, now(), now() + hold_seconds * interval '1 second',
+           version, now(), expires_at,
            CASE type WHEN 'reserved' THEN now() END,
            seats, hold_seconds, idempotency_key
     FROM change

@@ -234,30 +234,34 @@ class Database:
         return self._exchange(SERIALIZABLE + sql, parameters, deadline)
 
     @contextmanager
-    def transaction(self, snapshot: bool = False):
-        """Give a function that runs statements in one transaction, without deadline.
+    def session(self):
+        """Give a function that runs statements, each in a transaction of its own.
 
-        For maintenance, on a connection of its own; with `snapshot`, read-only,
-        and all statements see the same state. Raises Unavailable,
-        ConnectionLost, Conflict or Rejected.
+        For maintenance: on a connection of its own, without deadline. Raises
+        Unavailable, ConnectionLost, Conflict or Rejected.
         """
         connection = self._connect(time.monotonic() + limits.DATABASE_PATIENCE)
         connection.deadline = float("inf")
-        connection.autocommit = False
 
         def run(sql: str, parameters: dict | None = None) -> list[Row]:
             cursor.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 
         try:
-            with connection, connection.cursor() as cursor:
-                if snapshot:
-                    cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            with connection.cursor() as cursor:
                 yield run
         except psycopg2.Error as error:
             raise self._meaning(error, connection) from error
         finally:
             connection.close()
+
+    @contextmanager
+    def transaction(self):
+        """Give a function that runs statements in one transaction, as in a session."""
+        with self.session() as run:
+            run("BEGIN")
+            yield run
+            run("COMMIT")
 
     def close(self) -> None:
         """Close the connections that are idle; those in use live on."""

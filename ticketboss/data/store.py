@@ -3,8 +3,8 @@
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, fields
+from datetime import datetime, timezone
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
@@ -12,7 +12,7 @@ from ticketboss.data.database import Conflict, Database, Rejected, Row
 from ticketboss.data.statements import statement
 from ticketboss.rules import limits
 from ticketboss.rules.errors import TicketBossError
-from ticketboss.rules.model import NOW, Event, LedgerEntry, Reservation, Status
+from ticketboss.rules.model import NOW, Event, EventMembers, LedgerEntry, Reservation, Status
 from ticketboss.rules.plan import Key, Plan
 
 Item = TypeVar("Item")
@@ -79,17 +79,25 @@ class Store:
         total_seats: int,
         sales_open_at: datetime | None = None,
         sales_close_at: datetime | None = None,
+        *,
+        actor: str | None = None,
     ) -> bool:
         """Create an event; tell whether it was created now (False: it exists)."""
+        members = {
+            "name": name,
+            "total_seats": total_seats,
+            "sales_open_at": sales_open_at,
+            "sales_close_at": sales_close_at,
+        }
         return bool(
             self.database.read(
                 statement("create_event"),
                 {
                     "event_id": event_id,
-                    "name": name,
-                    "total_seats": total_seats,
-                    "sales_open_at": sales_open_at,
-                    "sales_close_at": sales_close_at,
+                    "batch_id": uuid4(),
+                    "actor": actor,
+                    "details": json.dumps({"event": _told(EventMembers(**members))}),
+                    **members,
                 },
             )
         )
@@ -149,7 +157,7 @@ class Store:
         rows = self.database.read(
             statement("list_changes"), {"event_id": event_id, "after": after, "limit": limit}
         )
-        return _page(rows, "version", LedgerEntry)
+        return _page(rows, "version", _entry)
 
     # --- For the write path ---------------------------------------------------
 
@@ -218,6 +226,8 @@ class Store:
                 "available_seats": event.available_seats,
                 "sales_open_at": event.sales_open_at,
                 "sales_close_at": event.sales_close_at,
+                "actor": plan.entries[0].actor,
+                "details": json.dumps(_edit(plan.seen, event)),
             },
         )
         # Whether it is locked or has changed, the next reading tells.
@@ -243,10 +253,13 @@ class Store:
     def find_batch(self, plan: Plan, batch_id: UUID) -> Written | None:
         """Tell whether a plan was written as a batch, durably; None if it was not."""
         rows = self.database.read(
-            statement("lock_batch"),
+            statement("find_batch"),
             {"event_id": plan.seen.event_id, "batch_id": batch_id, **_known_by(plan)},
         )
-        return Written(rows[0].at, rows[0].seen_version) if rows else None
+        if not rows:
+            return None
+        self.make_durable()
+        return Written(rows[0].at, rows[0].seen_version)
 
     def make_durable(self) -> None:
         """Return when everything that could be seen when it was called is durable."""
@@ -265,6 +278,10 @@ def _part(plan: Plan) -> dict[str, Any]:
             "seats": entry.seats,
             "available_change": entry.available_seats - seen.available_seats,
         }
+        if entry.actor:
+            change["actor"] = entry.actor
+        if entry.expires_at:
+            change["expires_at"] = entry.expires_at.isoformat()
         if entry.type in ("reserved", "held") and entry.reservation_id:
             new = plan.created[entry.reservation_id]
             change["hold_seconds"] = new.hold_seconds
@@ -299,7 +316,7 @@ def _version(plan: Plan) -> int | None:
 
 
 def _known_by(plan: Plan) -> dict[str, Any]:
-    """Return the parameters by which lock_batch.sql finds a plan that was written."""
+    """Return the parameters by which find_batch.sql finds a plan that was written."""
     known: dict[str, Any] = {
         "version": _version(plan),
         "place": 1,
@@ -317,6 +334,35 @@ def _known_by(plan: Plan) -> dict[str, Any]:
             "changed_from": plan.read_versions[reservation_id],
         }
     return known
+
+
+def _edit(before: Event, after: Event) -> dict[str, Any]:
+    """Return the details of an edit: the event's members after it, and those that it replaced."""
+    new, old = _told(after), _told(before)
+    return {"event": new, "before": {name: old[name] for name in new if old[name] != new[name]}}
+
+
+def _told(event: EventMembers) -> dict[str, Any]:
+    """Return an event's members as the details of a ledger row tell them."""
+    values = {field.name: getattr(event, field.name) for field in fields(EventMembers)}
+    return {
+        name: value.astimezone(timezone.utc).isoformat() if isinstance(value, datetime) else value
+        for name, value in values.items()
+    }
+
+
+def members(told: dict[str, Any]) -> EventMembers:
+    """Return an event's members from the details of a ledger row."""
+    return EventMembers(
+        **{
+            name: datetime.fromisoformat(value) if value and name.endswith("_at") else value
+            for name, value in told.items()
+        }
+    )
+
+
+def _entry(details: dict[str, Any] | None, **columns: Any) -> LedgerEntry:
+    return LedgerEntry(event=members(details["event"]) if details else None, **columns)
 
 
 def _event(row: Row) -> Event:

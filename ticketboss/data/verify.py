@@ -1,65 +1,82 @@
-"""Replay the ledger: it must give every number that the service answers with."""
+"""Replay the ledgers: they must give whatever the service answers with.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+A ledger only grows. So each event is verified up to the version that it is found
+at, and its ledger may be read piece by piece, while it goes on selling: no two
+statements need a common snapshot, and none has one for long. A reservation is
+compared where the replay meets its last change; what has changed since the event
+was found is for the next time.
+"""
 
-from ticketboss.data.database import Database
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from ticketboss.data.database import Database, Row
 from ticketboss.data.statements import statement
-from ticketboss.rules.model import LedgerEntry
+from ticketboss.data.store import members
+from ticketboss.rules.model import LIVE, EventMembers, Status
 
-# What a reservation must be before each type of change: nothing yet, held or sold.
+# What a reservation must be before each kind of change; None: not there.
 BEFORE = {
     "reserved": {None},
     "held": {None},
     "extended": {"held"},
     "confirmed": {"held"},
     "expired": {"held"},
-    "reduced": {"held", "sold"},
-    "cancelled": {"held", "sold"},
+    "reduced": LIVE,
+    "cancelled": LIVE,
 }
 
-# Ledger rows read at a time.
-PAGE = 10_000
-# More differences than this are not listed one by one.
-SHOWN = 10
+# Events found at a time, and ledger rows read at a time: 30 ms or so.
+EVENTS = 1_000
+ROWS = 2_000
 
 
-@dataclass
+class State(NamedTuple):
+    """What may change of a reservation."""
+
+    status: Status | None
+    seats: int
+    expires_at: datetime | None
+    confirmed_at: datetime | None
+    cancelled_at: datetime | None
+
+
+NOTHING = State(None, 0, None, None, None)
+
+
 class Replay:
     """An event as its ledger tells it, change by change."""
 
-    total_seats: int
-    available_seats: int = field(init=False)
-    version: int = 0
-    live: dict = field(default_factory=dict)  # seats, and held or sold, by reservation id
-    differences: list[str] = field(default_factory=list)
+    def __init__(self, found: Row):
+        self.found = found
+        self.event_id: str = found.event_id
+        self.version = -1
+        self.total_seats: int = found.initial_seats
+        self.available_seats: int = found.initial_seats
+        self.members: EventMembers | None = None
+        self.reservation_count = 0
+        self.reserved_seats = 0
+        # The reservations that the ledger has a later change of.
+        self.going_on: dict[UUID, State] = {}
+        # Rows of a release that entered no checksum, and less than is told now.
+        self.unsealed = 0
+        self.differences: list[str] = []
 
-    def __post_init__(self):
-        self.available_seats = self.total_seats
-
-    def apply(self, entry: LedgerEntry) -> None:
+    def apply(self, entry: Row) -> None:
+        """Go on by one row of list_ledger.sql."""
         if entry.version != self.version + 1:
-            self.differences.append(f"version {self.version + 1} is missing")
+            self._differ(f"version {self.version + 1} is missing")
         self.version = entry.version
-        seats, state = self.live.get(entry.reservation_id, (0, None))
-        if state not in BEFORE.get(entry.type, {None}):
-            self.differences.append(
-                f"change {entry.version} is {entry.type}, of a reservation that is {state}"
-            )
-        if entry.type == "event_updated":
-            self.available_seats += entry.seats - self.total_seats
-            self.total_seats = entry.seats
-        elif entry.type in ("cancelled", "expired"):
-            self._expect(f"seats given back by change {entry.version}", entry.seats, seats)
-            self.available_seats += seats
-            self.live.pop(entry.reservation_id, None)
+        self.unsealed += not entry.sealed
+        if entry.altered:
+            self._differ(f"change {entry.version} is not as it was entered")
+        if entry.reservation_id is None:
+            self._edit(entry)
         else:
-            if entry.type in ("confirmed", "extended"):
-                self._expect(f"seats of change {entry.version}", entry.seats, seats)
-            self.available_seats += seats - entry.seats
-            if entry.type in ("held", "reserved", "confirmed"):
-                state = "held" if entry.type == "held" else "sold"
-            self.live[entry.reservation_id] = entry.seats, state
+            self._change(entry)
         self._expect(
             f"available seats at change {entry.version}",
             entry.available_seats,
@@ -68,51 +85,166 @@ class Replay:
         # Go on from what is written, so that one difference is told once.
         self.available_seats = entry.available_seats
 
-    def compare(self, total: int, available: int, count: int, version: int) -> None:
-        self._expect("version", version, self.version)
-        self._expect("total seats", total, self.total_seats)
-        self._expect("available seats", available, self.available_seats)
-        self._expect("reservation count", count, len(self.live))
+    def stray(self, reservation_id: UUID) -> None:
+        """Note a reservation that the ledger does not tell of where it was made."""
+        self._differ(f"reservation {reservation_id} is not in the ledger where it was made")
+
+    def finish(self) -> None:
+        """Compare what the whole ledger gives with the event as it was found."""
+        found = self.found
+        self._expect("version", found.version, self.version)
+        self._expect("last version of the ledger", found.ledger_version, found.version)
+        self._expect("total seats", found.total_seats, self.total_seats)
+        self._expect("available seats", found.available_seats, self.available_seats)
+        self._expect("reservation count", found.reservation_count, self.reservation_count)
         self._expect(
-            "reserved seats", total - available, sum(seats for seats, _ in self.live.values())
+            "reserved seats", found.total_seats - found.available_seats, self.reserved_seats
         )
+        if self.members is not None:
+            for field in fields(EventMembers):
+                name = field.name
+                self._expect(name, getattr(found, name), getattr(self.members, name))
 
-    def _expect(self, what: str, stored: int, replayed: int) -> None:
-        if stored != replayed:
-            self.differences.append(f"{what}: stored {stored}, replayed {replayed}")
+    def _edit(self, entry: Row) -> None:
+        # An older release entered none: then nothing is known but the seats.
+        details = None if entry.altered else entry.details
+        self.available_seats += entry.seats - self.total_seats
+        self.total_seats = entry.seats
+        if entry.type == "event_created":
+            self._expect("initial seats", self.found.initial_seats, entry.seats)
+            self._expect("time of creation", self.found.created_at, entry.at)
+        elif self.members is not None and details is not None:
+            before = members({**details["event"], **details["before"]})
+            self._expect(f"members before change {entry.version}", before, self.members)
+        self.members = members(details["event"]) if details else None
+        if self.members is not None:
+            self._expect(f"seats of change {entry.version}", self.members.total_seats, entry.seats)
 
-
-def replay_ledgers(database: Database) -> Iterator[tuple[str, int, list[str]]]:
-    """Yield every event's id, version and what disagrees with its replayed ledger.
-
-    All of it is read in one snapshot, so the service may go on selling. Raises
-    what Database.transaction raises.
-    """
-    with database.transaction(snapshot=True) as run:
-        for event_id, initial, *stored in run(statement("list_event_totals")):
-            replay = Replay(initial)
-            rows = True
-            while rows:
-                rows = run(
-                    statement("list_ledger"),
-                    {
-                        "event_id": event_id,
-                        "after": replay.version,
-                        "limit": PAGE,
-                    },
-                )
-                for row in rows:
-                    replay.apply(LedgerEntry(**row._asdict()))
-            replay.compare(*stored)
-            strayed = run(
-                statement("list_strayed_reservations"),
-                {
-                    "event_id": event_id,
-                    "limit": SHOWN,
-                },
+    def _change(self, entry: Row) -> None:
+        was = self.going_on.pop(entry.reservation_id, NOTHING)
+        if was.status not in BEFORE[entry.type]:
+            self._differ(
+                f"change {entry.version} is {entry.type}, of a reservation that is {was.status}"
             )
-            replay.differences += [
-                f"reservation {row.reservation_id} is not as its last change left it"
-                for row in strayed
-            ]
-            yield event_id, stored[-1], replay.differences
+        after = _after(was, entry)
+        if entry.type in ("confirmed", "extended", "cancelled", "expired"):
+            self._expect(f"seats of change {entry.version}", entry.seats, was.seats)
+        seats = after.seats if after.status in LIVE else 0
+        self.available_seats += was.seats - seats
+        self.reserved_seats += seats - was.seats
+        self.reservation_count += (after.status in LIVE) - (was.status in LIVE)
+        self._compare(entry, after)
+
+    def _compare(self, entry: Row, after: State) -> None:
+        """Compare a reservation as a change has left it with how it is stored."""
+        what = f"reservation {entry.reservation_id}"
+        if not entry.as_made:
+            self._differ(f"{what} is not as change {entry.version} made it")
+        if entry.is_last:
+            stored = State(
+                entry.stored_status,
+                entry.stored_seats,
+                entry.stored_expires_at,
+                entry.stored_confirmed_at,
+                entry.stored_cancelled_at,
+            )
+            if stored != after:
+                self._differ(f"{what} is not as its last change, {entry.version}, left it")
+        elif entry.goes_on and after.status in LIVE:
+            self.going_on[entry.reservation_id] = after
+        else:
+            self._differ(f"{what} names another last change than {entry.version}")
+
+    def _expect(self, what: str, stored: object, replayed: object) -> None:
+        if stored != replayed:
+            self._differ(f"{what}: stored {stored}, replayed {replayed}")
+
+    def _differ(self, difference: str) -> None:
+        self.differences.append(difference)
+
+
+def _after(was: State, entry: Row) -> State:
+    """Return a reservation as a change leaves it."""
+    match entry.type:
+        case "reserved":
+            return State("confirmed", entry.seats, None, entry.at, None)
+        case "held" | "extended":
+            return State("held", entry.seats, entry.expires_at, None, None)
+        case "confirmed":
+            return State("confirmed", entry.seats, None, entry.at, None)
+        case "reduced":
+            return was._replace(seats=entry.seats)
+        case "cancelled":
+            return was._replace(status="cancelled", seats=entry.seats, cancelled_at=entry.at)
+    return was._replace(status="expired", seats=entry.seats)
+
+
+class Piece(NamedTuple):
+    """Some consecutive versions of an event."""
+
+    event_id: str
+    first_version: int
+    last_version: int
+    # Whether it is the last piece of its event.
+    ends: bool
+
+
+def replay_ledgers(
+    database: Database,
+    event_id: str | None = None,
+    advance: Callable[[int], None] = lambda changes: None,
+) -> Iterator[Replay]:
+    """Yield every event, or one, replayed: with its version and what disagrees with it.
+
+    `advance` is told how many changes each page had. Raises what Database.session
+    raises.
+    """
+    after = ""
+    with database.session() as run:
+        while found := run(
+            statement("list_replayed_events"),
+            {"event_id": event_id, "after": after, "limit": EVENTS},
+        ):
+            replays = {row.event_id: Replay(row) for row in found}
+            for page in _pages(found):
+                entries = run(statement("list_ledger"), _parameters(page))
+                for entry in entries:
+                    replays[entry.event_id].apply(entry)
+                for row in run(statement("list_strayed_reservations"), _parameters(page)):
+                    replays[row.event_id].stray(row.reservation_id)
+                advance(len(entries))
+                for piece in page:
+                    if piece.ends:
+                        replay = replays.pop(piece.event_id)
+                        replay.finish()
+                        yield replay
+            after = found[-1].event_id
+
+
+def _pages(found: list[Row]) -> Iterator[list[Piece]]:
+    """Cut the ledgers of events into pieces, and put as many together as make a page."""
+    page: list[Piece] = []
+    room = ROWS
+    for event in found:
+        # Where the two disagree, which is told, one of them may be any number.
+        end = max(0, min(event.version, event.ledger_version or 0))
+        first = 0
+        while first <= end:
+            last = min(end, first + room - 1)
+            page.append(Piece(event.event_id, first, last, last == end))
+            room -= last - first + 1
+            first = last + 1
+            if room == 0:
+                yield page
+                page, room = [], ROWS
+    if page:
+        yield page
+
+
+def _parameters(page: list[Piece]) -> dict[str, list]:
+    return {
+        "event_ids": [piece.event_id for piece in page],
+        "first_versions": [piece.first_version for piece in page],
+        "last_versions": [piece.last_version for piece in page],
+        "ends": [piece.ends for piece in page],
+    }

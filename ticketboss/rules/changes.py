@@ -70,6 +70,8 @@ class Change:
 
     # The entity tags that it insists on.
     if_match: IfMatch = ANY_VERSION
+    # Who makes it, for the ledger; None: nobody had to say.
+    actor: str | None = None
     # Whether it is written in a batch of its own.
     alone: bool = False
 
@@ -105,6 +107,7 @@ class Reserve(Change):
     hold_seconds: int | None = None
     idempotency_key: str | None = None
     if_match: IfMatch = ANY_VERSION
+    actor: str | None = field(default=None, kw_only=True)
 
     @property
     def may_suppose(self) -> bool:
@@ -140,7 +143,7 @@ class Reserve(Change):
             hold_seconds=self.hold_seconds,
             idempotency_key=self.idempotency_key,
         )
-        return Outcome(plan.create(reservation, "held" if held else "reserved"))
+        return Outcome(plan.create(reservation, "held" if held else "reserved", actor=self.actor))
 
     def _replay(self, earlier: Reservation, plan: Plan) -> Outcome:
         same = (earlier.event_id, earlier.requested_seats, earlier.hold_seconds)
@@ -169,6 +172,7 @@ class Cancel(ReservationChange):
     """Give a reservation's seats back, or release a hold."""
 
     if_match: IfMatch = ANY_VERSION
+    actor: str | None = field(default=None, kw_only=True)
 
     def apply(self, plan: Plan) -> Outcome:
         reservation = plan.existing(self.reservation_id)
@@ -177,7 +181,11 @@ class Cancel(ReservationChange):
         if reservation.status == "expired":
             raise ExpiredBefore
         self.if_match.check(plan.judged_version_of(reservation))
-        return Outcome(plan.change(reservation, "cancelled", status="cancelled", cancelled_at=NOW))
+        return Outcome(
+            plan.change(
+                reservation, "cancelled", actor=self.actor, status="cancelled", cancelled_at=NOW
+            )
+        )
 
 
 @dataclass(slots=True)
@@ -185,6 +193,7 @@ class Confirm(ReservationChange):
     """Turn a hold into a sale."""
 
     if_match: IfMatch = ANY_VERSION
+    actor: str | None = field(default=None, kw_only=True)
 
     def apply(self, plan: Plan) -> Outcome:
         reservation = _live(plan, self.reservation_id)
@@ -193,7 +202,12 @@ class Confirm(ReservationChange):
         self.if_match.check(plan.judged_version_of(reservation))
         return Outcome(
             plan.change(
-                reservation, "confirmed", status="confirmed", confirmed_at=NOW, expires_at=None
+                reservation,
+                "confirmed",
+                actor=self.actor,
+                status="confirmed",
+                confirmed_at=NOW,
+                expires_at=None,
             )
         )
 
@@ -208,6 +222,7 @@ class Extend(ReservationChange):
 
     hold_seconds: int
     if_match: IfMatch = ANY_VERSION
+    actor: str | None = field(default=None, kw_only=True)
 
     @property
     def may_suppose(self) -> bool:
@@ -224,7 +239,9 @@ class Extend(ReservationChange):
         latest = made + timedelta(seconds=limits.HOLD_TOTAL_SECONDS)
         if expires_at > latest:
             raise HoldLimit(latest_expires_at=latest)
-        return Outcome(plan.change(reservation, "extended", expires_at=expires_at))
+        return Outcome(
+            plan.change(reservation, "extended", actor=self.actor, expires_at=expires_at)
+        )
 
 
 @dataclass(slots=True)
@@ -233,6 +250,7 @@ class Reduce(ReservationChange):
 
     seats: int
     if_match: IfMatch = ANY_VERSION
+    actor: str | None = field(default=None, kw_only=True)
 
     def apply(self, plan: Plan) -> Outcome:
         reservation = _live(plan, self.reservation_id)
@@ -241,7 +259,7 @@ class Reduce(ReservationChange):
         self.if_match.check(plan.judged_version_of(reservation))
         if self.seats > reservation.seats:
             raise CannotGrow(seats=reservation.seats)
-        return Outcome(plan.change(reservation, "reduced", seats=self.seats))
+        return Outcome(plan.change(reservation, "reduced", actor=self.actor, seats=self.seats))
 
 
 @dataclass(slots=True)
@@ -255,6 +273,7 @@ class Edit(Change):
 
     fields: dict[str, Any] = field(default_factory=dict)
     if_match: IfMatch = ANY_VERSION
+    actor: str | None = field(default=None, kw_only=True)
 
     def apply(self, plan: Plan) -> Event:
         event = plan.seen
@@ -266,7 +285,8 @@ class Edit(Change):
         closes = self.fields.get("sales_close_at", event.sales_close_at)
         if opens is not None and closes is not None and opens >= closes:
             raise EmptySalesWindow
-        return plan.edit(**self.fields, available_seats=total - event.reserved_seats)
+        available = total - event.reserved_seats
+        return plan.edit(actor=self.actor, **self.fields, available_seats=available)
 
 
 @dataclass(slots=True)

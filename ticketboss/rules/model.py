@@ -23,8 +23,14 @@ Kind = Literal[
     "extended",
     "cancelled",
     "expired",
+    "event_created",
     "event_updated",
 ]
+
+# Who makes a change, where it is nobody with a key of his own. (A hold that ends is
+# ended by `expiry`: see settle_expired_holds.sql.)
+ADMIN = "admin"
+COMMAND = "command"
 
 
 class Now(Enum):
@@ -37,17 +43,23 @@ NOW: Final = Now.NOW
 
 
 @dataclass(slots=True, kw_only=True)
-class Event:
+class EventMembers:
+    """What is decided of an event when it is created, and may be edited later."""
+
+    name: str
+    total_seats: int
+    sales_open_at: datetime | None = None
+    sales_close_at: datetime | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Event(EventMembers):
     """An event as one statement saw it (read_event.sql)."""
 
     event_id: str
-    name: str
-    total_seats: int
     available_seats: int
     reservation_count: int
     version: int
-    sales_open_at: datetime | None
-    sales_close_at: datetime | None
     created_at: datetime
     read_at: datetime
     # Whether a hold has ended and is not in the ledger yet.
@@ -97,3 +109,9 @@ class LedgerEntry:
     seats: int
     available_seats: int
     at: datetime | Now = NOW
+    # Who made it.
+    actor: str | None = None
+    # The end that it gave to a hold, where that is not counted from `at`.
+    expires_at: datetime | None = None
+    # The event's members as an edit left them.
+    event: EventMembers | None = None

@@ -105,11 +105,11 @@ class Plan:
             version=self.version,
         )
 
-    def create(self, reservation: Reservation, kind: Kind) -> Reservation:
+    def create(self, reservation: Reservation, kind: Kind, *, actor: str | None) -> Reservation:
         self.sells = True
         self.available_seats -= reservation.seats
         self.reservation_count += 1
-        self._enter(reservation, kind)
+        self._enter(reservation, kind, actor)
         reservation.created_version = reservation.version
         self.created[reservation.reservation_id] = reservation
         if reservation.idempotency_key is not None:
@@ -118,19 +118,21 @@ class Plan:
             self.new_keys.add(key)
         return reservation
 
-    def change(self, reservation: Reservation, kind: Kind, **fields: Any) -> Reservation:
+    def change(
+        self, reservation: Reservation, kind: Kind, *, actor: str | None, **fields: Any
+    ) -> Reservation:
         after = replace(reservation, **fields)
         self.available_seats += reservation.seats - after.seats
         if not after.live:
             self.available_seats += after.seats
             self.reservation_count -= 1
-        self._enter(after, kind)
+        self._enter(after, kind, actor)
         self.reservations[after.reservation_id] = self.changed[after.reservation_id] = after
         if after.idempotency_key is not None:
             self.keys[after.partner_id, after.idempotency_key] = after
         return after
 
-    def edit(self, **fields: Any) -> Event:
+    def edit(self, *, actor: str | None, **fields: Any) -> Event:
         self.version += 1
         self.edited = replace(self.seen, version=self.version, **fields)
         self.available_seats = self.edited.available_seats
@@ -140,6 +142,7 @@ class Plan:
                 type="event_updated",
                 seats=self.edited.total_seats,
                 available_seats=self.available_seats,
+                actor=actor,
             )
         )
         return self.edited
@@ -173,7 +176,7 @@ class Plan:
             if reservation.cancelled_at is NOW:
                 reservation.cancelled_at = at
 
-    def _enter(self, reservation: Reservation, kind: Kind) -> None:
+    def _enter(self, reservation: Reservation, kind: Kind, actor: str | None) -> None:
         self.version += 1
         reservation.version = self.version
         self.shown.append(reservation)
@@ -185,5 +188,7 @@ class Plan:
                 partner_id=reservation.partner_id,
                 seats=reservation.seats,
                 available_seats=self.available_seats,
+                actor=actor,
+                expires_at=reservation.expires_at if kind == "extended" else None,
             )
         )

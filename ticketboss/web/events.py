@@ -17,7 +17,7 @@ from ticketboss.rules.errors import (
     InvalidRequest,
     Unauthorized,
 )
-from ticketboss.rules.model import Event
+from ticketboss.rules.model import ADMIN, Event
 from ticketboss.rules.names import EVENT_ID
 from ticketboss.web import reads, schemas
 from ticketboss.web.bodies import read_object
@@ -52,7 +52,7 @@ def create():
     """Create an event (admin)."""
     _require_admin()
     members = CREATE.read(read_object())
-    if not store.create_event(**members):
+    if not store.create_event(**members, actor=ADMIN):
         raise EventExists
     response = _summary(reads.event(members["event_id"]))
     response.status_code = 201
@@ -68,7 +68,7 @@ def edit(event_id: str):
     condition = if_match(required=True)
     if not members:
         raise InvalidRequest("The body names nothing to change", fields={})
-    return _summary(write_path.submit(_known(event_id), Edit(members, condition)))
+    return _summary(write_path.submit(_known(event_id), Edit(members, condition, actor=ADMIN)))
 
 
 @blueprint.get("/events")

@@ -362,8 +362,17 @@ class Answer(Schema):
         return members
 
 
+class EventMembersAnswer(Answer):
+    optional: ClassVar[set[str]] = {"salesOpenAt", "salesCloseAt"}
+
+    name = fields.String()
+    total_seats = fields.Integer()
+    sales_open_at = Timestamp()
+    sales_close_at = Timestamp()
+
+
 # How values that JSON has no type for are sent.
-WRITERS = {Timestamp: timestamp, fields.UUID: str}
+WRITERS = {Timestamp: timestamp, fields.UUID: str, fields.Nested: EventMembersAnswer().dump}
 
 
 class EventAnswer(Answer):
@@ -396,6 +405,8 @@ class ReservationAnswer(Answer):
 
 
 class ChangeAnswer(Answer):
+    optional: ClassVar[set[str]] = {"event"}
+
     version = fields.Integer()
     type = fields.String()
     reservation_id = fields.UUID()
@@ -403,3 +414,5 @@ class ChangeAnswer(Answer):
     seats = fields.Integer()
     available_seats = fields.Integer()
     at = Timestamp()
+    actor = fields.String()
+    event = fields.Nested(EventMembersAnswer)

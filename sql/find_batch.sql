@@ -5,9 +5,6 @@
 -- that it made, or else by one that it changed: the version that this one has is
 -- the batch's, unless others have changed it again. Only then the ledger is read.
 --
--- The row lock makes this a transaction that writes: under synchronous
--- replication it returns only when everything before it is on the standby.
---
 -- One row:  it is, on top of seen_version; at is the time that all its changes carry.
 -- No row:   it is not.
 WITH changed AS (
@@ -38,5 +35,4 @@ WHERE event_id = %(event_id)s
         AND reservation_id = %(changed_id)s
         AND batch_id = %(batch_id)s
   ))
-  AND batch_id = %(batch_id)s
-FOR UPDATE;
+  AND batch_id = %(batch_id)s;

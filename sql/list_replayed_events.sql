@@ -1,0 +1,15 @@
+-- List events with what their ledgers must give.
+--
+-- A row each:  the event; ledger_version is that of the last row of its ledger.
+SELECT event_id, name, initial_seats, total_seats, available_seats, reservation_count, version,
+       sales_open_at, sales_close_at, created_at,
+       (
+           SELECT max(version)
+           FROM ledger
+           WHERE ledger.event_id = events.event_id
+       ) AS ledger_version
+FROM events
+WHERE event_id > %(after)s
+  AND event_id = coalesce(%(event_id)s, event_id)
+ORDER BY event_id
+LIMIT %(limit)s;
