@@ -115,10 +115,10 @@ def serve(serving_dsn):
 
 @pytest.fixture
 def verify(application):
-    """Give a function that replays every ledger and returns the exit status and output."""
+    """Give a function that replays ledgers and returns the exit status and output."""
 
-    def run():
-        result = application.test_cli_runner().invoke(args=["verify"])
+    def run(*arguments):
+        result = application.test_cli_runner().invoke(args=["verify", *arguments])
         return result.exit_code, result.output
 
     return run

@@ -1,6 +1,7 @@
 """Two releases beside each other: a deploy, seen from a database under load."""
 
 import contextlib
+import re
 import shutil
 import threading
 import time
@@ -10,8 +11,8 @@ import pytest
 from serving import ROOT, Server, connect, run_sql, wait_for
 
 from ticketboss.data.database import Database
-from ticketboss.data.migrations import migrations
-from ticketboss.data.statements import functions
+from ticketboss.data.migrations import migrate, migrations
+from ticketboss.data.statements import functions, statement
 from ticketboss.data.verify import replay_ledgers
 
 EVENT = "/api/v1/reservations"
@@ -123,6 +124,60 @@ def test_releases_with_different_functions_sell_beside_each_other(empty_database
     assert functions()["write_batch"].name in dict(called)
     assert differences(dsn) == []
     assert all(calls > 10 for _, calls in called), called
+
+
+def test_a_release_whose_ledger_tells_less_sells_beside_this_one(empty_database, checkout):
+    """And what it has entered is verified as far as it tells."""
+    heart = checkout / "ticketboss" / "sql" / "functions" / "write_batch.sql"
+    new = "reservation_id, partner_id, seats, available_seats, at, batch_id"
+    text, changed = re.subn(
+        r"available_seats, at, batch_id, actor, .*?checksum\)\n +SELECT .*?\n",
+        f"available_seats, at, batch_id)\n SELECT event_id, version, type, {new}\n",
+        heart.read_text(),
+        flags=re.DOTALL,
+    )
+    assert changed == 1
+    heart.write_text(text)
+    with (
+        Server(empty_database, WORKERS="1") as ours,
+        Server(empty_database, checkout, WORKERS="1") as theirs,
+        sale(ours, theirs),
+    ):
+        pass
+    sealed = "SELECT checksum IS NOT NULL, count(*) > 20 FROM ledger GROUP BY 1 ORDER BY 1"
+    assert run_sql(empty_database, sealed) == [(False, True), (True, True)]
+    assert differences(empty_database) == []
+
+
+def test_a_ledger_of_before_it_told_more_is_migrated_and_verified(empty_database):
+    """What was never edited is known from its creation on, the rest as far as it was told."""
+    run_sql(empty_database, migrations()[1].sql)
+    run_sql(
+        empty_database,
+        statement("create_schema_migrations")
+        + "INSERT INTO schema_migrations VALUES (1, '0001_schema', 1);"
+        " INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats,"
+        " reservation_count, version, sales_close_at) VALUES"
+        " ('edited', 'Edited', 5, 7, 7, 0, 1, '2030-01-01 12:00:00.5+02'),"
+        " ('sold', 'Sold', 5, 5, 3, 1, 2, '2030-01-01 12:00:00.5+02');"
+        " INSERT INTO ledger (event_id, version, type, seats, available_seats, at, batch_id)"
+        " VALUES ('edited', 1, 'event_updated', 7, 7, now(), gen_random_uuid());"
+        " INSERT INTO ledger SELECT 'sold', version, type, md5('')::uuid, 'abc-corp', seats,"
+        " 5 - seats, now(), gen_random_uuid()"
+        " FROM (VALUES (1, 'held', 3), (2, 'reduced', 2)) AS change (version, type, seats);"
+        " INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats,"
+        " status, version, created_at, expires_at, requested_seats, hold_seconds, idempotency_key)"
+        " VALUES ('sold', 1, md5('')::uuid, 'abc-corp', 2, 'held', 2, now(),"
+        " now() + interval '1 minute', 3, 60, 'key')",
+    )
+    migrate(Database(empty_database, size=1))
+    replays = {replay.event_id: replay for replay in replay_ledgers(Database(empty_database, 1))}
+    assert [(name, r.unsealed, r.differences) for name, r in replays.items()] == [
+        ("edited", 1, []),
+        ("sold", 2, []),
+    ]
+    run_sql(empty_database, "UPDATE events SET name = 'Other'")
+    assert differences(empty_database) == ["name: stored Other, replayed Sold"]
 
 
 def test_a_deploy_and_the_way_back_fail_no_request(empty_database, checkout):

@@ -4,6 +4,9 @@ import past
 import pytest
 from serving import ADMIN_KEY
 
+from ticketboss import cli
+from ticketboss.data import verify as replays
+
 RESERVATIONS = "/api/v1/reservations"
 EVENT = "/api/v1/events/node-meetup-2025"
 ADMIN = {"Authorization": f"Bearer {ADMIN_KEY}"}
@@ -84,6 +87,74 @@ def test_the_feed_tells_the_same_history_to_its_end(history, client):
     assert [(item["version"], item["type"]) for item in feed["items"]] == list(
         enumerate(TYPES, start=1)
     )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 14, 15, 16])
+def test_a_healthy_ledger_is_healthy_however_it_is_cut(history, store, verify, monkeypatch, rows):
+    monkeypatch.setattr(replays, "ROWS", rows)
+    monkeypatch.setattr(replays, "EVENTS", 2)
+    names = [f"event-{number}" for number in range(5)]
+    for name in names:
+        store.create_event(name, "Small", 10)
+    assert verify() == (0, "".join(f"{name}: 0 changes, ok\n" for name in names) + HEALTHY)
+
+
+def test_one_event_is_verified_alone(history, store, sql, verify):
+    store.create_event("other", "Other", 10)
+    assert verify("other") == (0, "other: 0 changes, ok\n")
+    sql("UPDATE events SET name = 'Another' WHERE event_id = 'other'")
+    assert verify("node-meetup-2025") == (0, HEALTHY)
+    assert verify("other")[0] == 1
+    assert verify("nobody") == (1, "Error: Event not found\n")
+    assert verify("NOT AN ID") == (1, "Error: Event not found\n")
+
+
+def test_quiet_says_nothing_of_what_agrees(history, store, sql, verify, monkeypatch):
+    monkeypatch.setattr(cli, "PROGRESS_SECONDS", -1)
+    store.create_event("other", "Other", 10)
+    assert verify("--quiet") == (0, "")
+    sql("UPDATE events SET name = 'Another' WHERE event_id = 'other'")
+    status, output = verify("--quiet")
+    assert (status, output.splitlines()[0]) == (1, "other: 0 changes, 1 differences")
+
+
+def test_a_replay_that_takes_long_says_how_far_it_is(
+    history, application, small_pages, monkeypatch
+):
+    monkeypatch.setattr(cli, "PROGRESS_SECONDS", -1)
+    done = application.test_cli_runner().invoke(args=["verify"])
+    assert done.stdout == HEALTHY
+    assert done.stderr.splitlines() == [f"0 events, {n} changes so far" for n in (5, 10, 15)]
+    monkeypatch.setattr(cli, "PROGRESS_SECONDS", 2)
+    assert application.test_cli_runner().invoke(args=["verify"]).stderr == ""
+
+
+def test_what_changes_while_it_is_verified_is_for_the_next_time(
+    history, client, store, sql, small_pages
+):
+    """And no page keeps a snapshot for the next."""
+    snapshots = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND backend_xmin IS NOT NULL"
+    )
+    open_ones = []
+
+    def meanwhile(changes):
+        open_ones.append(sql(snapshots + " AND pid <> pg_backend_pid()"))
+        for item in client.get(EVENT + "/reservations?status=confirmed").json["items"]:
+            client.patch(f"{RESERVATIONS}/{item['reservationId']}", json={"seats": 1})
+        place = client.post(RESERVATIONS, json={"partnerId": "late", "seats": 2}).location
+        assert client.delete(place).status_code == 204
+        version = client.get(EVENT).json["version"]
+        edit = {"name": f"At {version}", "totalSeats": 400 + version}
+        headers = ADMIN | {"If-Match": f'"{version}"'}
+        assert client.patch(EVENT, json=edit, headers=headers).status_code == 200
+
+    (replay,) = replays.replay_ledgers(store.database, advance=meanwhile)
+    assert (replay.version, replay.differences) == (14, [])
+    assert open_ones == [[(0,)]] * 3
+    (replay,) = replays.replay_ledgers(store.database)
+    assert (replay.version, replay.differences) == (client.get(EVENT).json["version"], [])
 
 
 def test_an_untouched_event_is_healthy(verify):
@@ -306,8 +377,15 @@ CORRUPTIONS = {
 }
 
 
+@pytest.fixture
+def small_pages(monkeypatch):
+    """Let a ledger of this size be cut as those of large events are."""
+    monkeypatch.setattr(replays, "ROWS", 5)
+    monkeypatch.setattr(replays, "EVENTS", 2)
+
+
 @pytest.mark.parametrize("corruption", CORRUPTIONS.values(), ids=CORRUPTIONS)
-def test_a_corruption_is_caught(history, sql, verify, corruption):
+def test_a_corruption_is_caught(history, small_pages, sql, verify, corruption):
     before = sql(EVERY_ROW)
     sql(corruption)
     assert sql(EVERY_ROW) != before

@@ -195,11 +195,11 @@ def _verify(base: Ground) -> str:
     """Replay the ledger of this run's events; return a sentence, or raise CannotMeasure."""
     changes = 0
     with contextlib.closing(Database(base.dsn, size=1)) as database:
-        for event_id, version, differences in replay_ledgers(database):
-            if event_id.startswith(base.prefix):
-                changes += version
-                if differences:
-                    raise CannotMeasure(f"the ledger of {event_id} disagrees: {differences[0]}")
+        for replay in replay_ledgers(database):
+            if replay.event_id.startswith(base.prefix):
+                changes += replay.version
+                if found := replay.differences:
+                    raise CannotMeasure(f"the ledger of {replay.event_id} disagrees: {found[0]}")
     return f"The ledger's {changes:,} changes, replayed, give every number."
 
 

@@ -83,21 +83,21 @@ class Store:
         actor: str | None = None,
     ) -> bool:
         """Create an event; tell whether it was created now (False: it exists)."""
-        members = {
-            "name": name,
-            "total_seats": total_seats,
-            "sales_open_at": sales_open_at,
-            "sales_close_at": sales_close_at,
-        }
+        event = EventMembers(
+            name=name,
+            total_seats=total_seats,
+            sales_open_at=sales_open_at,
+            sales_close_at=sales_close_at,
+        )
         return bool(
             self.database.read(
                 statement("create_event"),
                 {
                     "event_id": event_id,
+                    **_values(event),
                     "batch_id": uuid4(),
                     "actor": actor,
-                    "details": json.dumps({"event": _told(EventMembers(**members))}),
-                    **members,
+                    "details": json.dumps({"event": _told(event)}),
                 },
             )
         )
@@ -221,11 +221,8 @@ class Store:
                 "event_id": event.event_id,
                 "version": plan.seen.version,
                 "batch_id": batch_id,
-                "name": event.name,
-                "total_seats": event.total_seats,
+                **_values(event),
                 "available_seats": event.available_seats,
-                "sales_open_at": event.sales_open_at,
-                "sales_close_at": event.sales_close_at,
                 "actor": plan.entries[0].actor,
                 "details": json.dumps(_edit(plan.seen, event)),
             },
@@ -342,23 +339,26 @@ def _edit(before: Event, after: Event) -> dict[str, Any]:
     return {"event": new, "before": {name: old[name] for name in new if old[name] != new[name]}}
 
 
+def _values(event: EventMembers) -> dict[str, Any]:
+    """Return an event's members by the names of their columns."""
+    return {field.name: getattr(event, field.name) for field in fields(EventMembers)}
+
+
 def _told(event: EventMembers) -> dict[str, Any]:
     """Return an event's members as the details of a ledger row tell them."""
-    values = {field.name: getattr(event, field.name) for field in fields(EventMembers)}
     return {
         name: value.astimezone(timezone.utc).isoformat() if isinstance(value, datetime) else value
-        for name, value in values.items()
+        for name, value in _values(event).items()
     }
 
 
 def members(told: dict[str, Any]) -> EventMembers:
     """Return an event's members from the details of a ledger row."""
-    return EventMembers(
-        **{
-            name: datetime.fromisoformat(value) if value and name.endswith("_at") else value
-            for name, value in told.items()
-        }
-    )
+    values: dict[str, Any] = {
+        name: datetime.fromisoformat(value) if value and name.endswith("_at") else value
+        for name, value in told.items()
+    }
+    return EventMembers(**values)
 
 
 def _entry(details: dict[str, Any] | None, **columns: Any) -> LedgerEntry:

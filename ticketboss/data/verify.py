@@ -7,19 +7,19 @@ compared where the replay meets its last change; what has changed since the even
 was found is for the next time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import fields
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from ticketboss.data.database import Database, Row
 from ticketboss.data.statements import statement
 from ticketboss.data.store import members
-from ticketboss.rules.model import LIVE, EventMembers, Status
+from ticketboss.rules.model import LIVE, EventMembers, Kind, Status
 
 # What a reservation must be before each kind of change; None: not there.
-BEFORE = {
+BEFORE: dict[Kind, Collection[Status | None]] = {
     "reserved": {None},
     "held": {None},
     "extended": {"held"},
@@ -241,7 +241,7 @@ def _pages(found: list[Row]) -> Iterator[list[Piece]]:
         yield page
 
 
-def _parameters(page: list[Piece]) -> dict[str, list]:
+def _parameters(page: list[Piece]) -> dict[str, list[Any]]:
     return {
         "event_ids": [piece.event_id for piece in page],
         "first_versions": [piece.first_version for piece in page],
