@@ -21,12 +21,9 @@ def send(client):
 
 
 @pytest.fixture(autouse=True)
-def _small(sql, verify):
+def _small(store, verify):
     """Make an event of five seats beside the default one; afterwards the ledgers agree."""
-    sql(
-        "INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats)"
-        " VALUES ('small', 'Small', 5, 5, 5)"
-    )
+    store.create_event("small", "Small", 5)
     yield
     assert verify()[0] == 0
 
