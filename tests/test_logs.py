@@ -199,7 +199,7 @@ def test_no_client_can_forge_a_line(application, client, logged, log_format, for
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_a_partner_id_that_is_allowed_cannot_forge_a_line_either(client, logged, log_format):
     lines = logged(log_format)
-    partner = '日本 \\n", "status": 500 \u200b\u202e'
+    partner = '日本 \\n", "status": 500'
     made = client.post(RESERVATIONS, json={"partnerId": partner, "seats": 1})
     assert made.status_code == 201
     (line,) = lines()
