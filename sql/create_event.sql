@@ -4,9 +4,11 @@
 -- No row:   an event with this id exists, and stays as it is.
 WITH created AS (
     INSERT INTO events (event_id, name, initial_seats, total_seats, available_seats,
-                        sales_open_at, sales_close_at)
+                        sales_open_at, sales_close_at, max_seats_per_partner,
+                        max_held_seats_per_partner)
     VALUES (%(event_id)s, %(name)s, %(total_seats)s, %(total_seats)s, %(total_seats)s,
-            %(sales_open_at)s, %(sales_close_at)s)
+            %(sales_open_at)s, %(sales_close_at)s, %(max_seats_per_partner)s,
+            %(max_held_seats_per_partner)s)
     ON CONFLICT (event_id) DO NOTHING
     RETURNING event_id, version, total_seats, created_at
 ), entry AS (

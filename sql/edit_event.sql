@@ -17,6 +17,8 @@ WITH free AS (
         available_seats = %(available_seats)s,
         sales_open_at = %(sales_open_at)s,
         sales_close_at = %(sales_close_at)s,
+        max_seats_per_partner = %(max_seats_per_partner)s,
+        max_held_seats_per_partner = %(max_held_seats_per_partner)s,
         version = version + 1
     FROM free
     WHERE events.event_id = free.event_id

@@ -14,7 +14,8 @@ SELECT events.version AS event_version,
        page.*
 FROM events
 LEFT JOIN LATERAL (
-    SELECT version, type, reservation_id, partner_id, seats, available_seats, at, actor, details
+    SELECT version, type, CASE WHEN type <> 'allotted' THEN reservation_id END AS reservation_id,
+           partner_id, seats, available_seats, at, actor, details
     FROM ledger
     WHERE ledger.event_id = events.event_id
       AND ledger.version > %(after)s

@@ -40,7 +40,8 @@ SELECT entry.event_id, entry.version, entry.type, entry.reservation_id, entry.se
        ) AS goes_on,
        stored.status AS stored_status, stored.seats AS stored_seats,
        stored.expires_at AS stored_expires_at, stored.confirmed_at AS stored_confirmed_at,
-       stored.cancelled_at AS stored_cancelled_at
+       stored.cancelled_at AS stored_cancelled_at, stored.drawn_from AS stored_drawn_from,
+       CASE WHEN stored.allotment THEN stored.requested_seats END AS stored_granted
 FROM unnest(%(event_ids)s::text[], %(first_versions)s::bigint[], %(last_versions)s::bigint[])
      WITH ORDINALITY AS piece (event_id, first_version, last_version, position)
 CROSS JOIN LATERAL (

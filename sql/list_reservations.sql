@@ -24,9 +24,11 @@ LEFT JOIN LATERAL (
     CROSS JOIN LATERAL (
         SELECT reservation_id, event_id, partner_id, seats, status, version, created_version,
                created_at, expires_at, confirmed_at, cancelled_at, requested_seats, hold_seconds,
-               idempotency_key, status = 'held' AND expires_at <= now() AS overdue
+               idempotency_key, allotment, drawn_from,
+               status = 'held' AND expires_at <= now() AS overdue
         FROM reservations
         WHERE reservations.event_id = events.event_id
+          AND NOT allotment
           AND CASE WHEN %(partner_id)s::text IS NULL
                    THEN (status, created_version) > (stored.status, %(after)s)
                         AND status <= stored.status

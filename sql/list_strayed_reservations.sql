@@ -17,5 +17,5 @@ WHERE reservation_id IS DISTINCT FROM (
     FROM ledger
     WHERE ledger.event_id = piece.event_id
       AND version = created_version
-      AND type IN ('reserved', 'held')
+      AND type IN ('reserved', 'held', 'allotted')
 );

@@ -4,6 +4,7 @@
 SELECT reservation_id, event_id, reservations.partner_id, seats, status, version, created_version,
        created_at, expires_at, confirmed_at, cancelled_at, requested_seats, hold_seconds,
        reservations.idempotency_key,
+       allotment, drawn_from,
        status = 'held' AND expires_at <= now() AS overdue, now() AS read_at
 FROM unnest(%(partner_ids)s::text[], %(idempotency_keys)s::text[])
      AS brought (partner_id, idempotency_key)

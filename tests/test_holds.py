@@ -2,7 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import past
 import proxy
@@ -13,7 +13,8 @@ from test_conditions import eventually, one_batch
 from ticketboss import create_app
 from ticketboss.config import Config
 from ticketboss.rules import limits
-from ticketboss.rules.changes import Change, Confirm, Extend, Reduce, ReservationChange
+from ticketboss.rules.changes import Change, Confirm, Expire, Extend, Reduce, ReservationChange
+from ticketboss.rules.plan import Plan
 from ticketboss.web.reads import page
 
 RESERVATIONS = "/api/v1/reservations"
@@ -531,10 +532,14 @@ def test_a_hold_that_is_confirmed_between_the_reading_and_the_settling_is_sold(
 ):
     """Its end was seen by a reader, whose settling then comes too late."""
     place = hold(4).location
+    held = store.read_reservation(UUID(place.rpartition("/")[2]))
     event = store.read_event("node-meetup-2025")
+    plan = Plan(event, [held], event.read_at)
+    plan.settles = True
+    Expire(held.reservation_id).apply(plan)
     assert server.client().post(place + "/confirm").status == 200
     sql("UPDATE reservations SET expires_at = now() - interval '1 second'")
-    store.settle(event)
+    assert store.write([plan], uuid4()) == {}
     sql("UPDATE reservations SET expires_at = NULL")
     assert client.get(place).json["status"] == "confirmed"
     assert client.get(RESERVATIONS).json["availableSeats"] == 496

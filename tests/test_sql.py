@@ -229,6 +229,16 @@ def call_everything(client, dsn):
     call(201, "POST", "/api/v1/events", event, authorization=admin)
     call(200, "PATCH", BIG, {"name": "Bigger"}, authorization=admin, if_match="*")
 
+    rules = {"maxSeatsPerPartner": 1000}
+    call(200, "PATCH", BIG, rules, authorization=admin, if_match="*")
+    allotment = {"partnerId": "partner-7", "seats": 3}
+    call(201, "PUT", BIG + "/allotments", allotment, authorization=admin)
+    call(200, "GET", BIG + "/allotments", authorization=admin)
+    reserve()
+    call(204, "DELETE", BIG + "/allotments?partnerId=partner-7", authorization=admin)
+    rules = {"maxSeatsPerPartner": None}
+    call(200, "PATCH", BIG, rules, authorization=admin, if_match="*")
+
     sale = reserve()
     call(200, "GET", sale)
     call(200, "PATCH", sale, {"seats": 1})
@@ -381,6 +391,14 @@ FORBIDDEN = [
     # These two are oversold as well; PostgreSQL names the first constraint it meets.
     ("events_count_matches_seats", "UPDATE events SET available_seats = total_seats + 1"),
     ("events_count_matches_seats", "UPDATE events SET total_seats = 2"),
+    ("events_count_matches_seats", "UPDATE events SET allotted_seats = -1"),
+    ("events_count_matches_seats", "UPDATE events SET allotted_seats = 1"),
+    ("events_caps_in_range", "UPDATE events SET max_seats_per_partner = 0"),
+    ("events_caps_in_range", "UPDATE events SET max_held_seats_per_partner = 10000001"),
+    (
+        "reservations_allotment_is_held_until_it_ends",
+        "UPDATE reservations SET allotment = true WHERE status = 'confirmed'",
+    ),
     ("events_version_not_negative", "UPDATE events SET version = -1"),
     (
         "events_sales_open_before_close",

@@ -1327,6 +1327,7 @@ def slow(dsn: str, trigger: str, failure: str = ""):
     with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
         cursor.execute("DROP SEQUENCE IF EXISTS passages")
         cursor.execute("CREATE SEQUENCE passages")  # no rollback takes its numbers back
+        cursor.execute("GRANT USAGE ON SEQUENCE passages TO PUBLIC")
         cursor.execute(
             f"""CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN {failure} PERFORM pg_advisory_xact_lock_shared({LOCK}); RETURN NEW; END $$"""

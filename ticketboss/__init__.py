@@ -10,7 +10,16 @@ from ticketboss.rules.ids import ReservationIds
 from ticketboss.selling.batch import Batches
 from ticketboss.selling.line import Line
 from ticketboss.serving import startup
-from ticketboss.web import batches, board, events, health, reservations, responses, screening
+from ticketboss.web import (
+    allotments,
+    batches,
+    board,
+    events,
+    health,
+    reservations,
+    responses,
+    screening,
+)
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -40,6 +49,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_blueprint(reservations.blueprint)
     app.register_blueprint(events.blueprint)
     app.register_blueprint(batches.blueprint)
+    app.register_blueprint(allotments.blueprint)
     app.register_blueprint(board.blueprint)
     cli.register(app)
     return app

@@ -16,12 +16,12 @@ from ticketboss.data.database import Conflict, ConnectionLost, Rejected
 from ticketboss.data.verify import replay_ledgers
 from ticketboss.logs import RELEASE
 from ticketboss.rules import limits
-from ticketboss.rules.changes import Edit
+from ticketboss.rules.changes import Allot, Edit, Release
 from ticketboss.rules.errors import EventExists, EventNotFound, TicketBossError
 from ticketboss.rules.model import COMMAND, Event, LedgerEntry
 from ticketboss.serving import startup
 from ticketboss.web import reads, schemas
-from ticketboss.web.current import store, write_path
+from ticketboss.web.current import ids, store, write_path
 
 # What `watch` begins with, how often it looks for more, and how wide its bar is.
 RECENT_CHANGES = 10
@@ -198,6 +198,8 @@ def _options(function):
     for option in (
         click.option("--sales-close-at", metavar="TIME", help="RFC 3339, or empty for never."),
         click.option("--sales-open-at", metavar="TIME", help="RFC 3339, or empty for at once."),
+        click.option("--max-held-seats-per-partner", type=int, help="Of those, on hold."),
+        click.option("--max-seats-per-partner", type=int, help="Seats that one partner may have."),
         click.option("--total-seats", type=int),
         click.option("--name"),
     ):
@@ -263,6 +265,34 @@ def edit(event_id: str, **options):
     if not members:
         raise click.UsageError("name at least one thing to change; see --help")
     _table([write_path.submit(event_id, Edit(members, actor=COMMAND))])
+
+
+@events.command(cls=Refusals)
+@click.argument("event_id")
+@click.argument("partner_id")
+@click.argument("seats", type=int, required=False)
+@click.option("--release-at", metavar="TIME", help="RFC 3339: when it releases itself.")
+@click.option("--release", is_flag=True, help="Give what is left of it back to the pool.")
+def allot(event_id: str, partner_id: str, seats: int | None, release_at: str | None, release: bool):
+    """Set seats of an event aside for one partner.
+
+    SEATS is what is granted in all, live draws included: a repetition changes nothing.
+
+    \b
+    Examples:
+      ticketboss events allot gala abc-corp 100 --release-at 2026-12-01T12:00:00Z
+      ticketboss events allot gala abc-corp --release
+    """
+    if release == (seats is not None):
+        raise click.UsageError("give either SEATS or --release")
+    if release:
+        partner = schemas.ReleaseQuery().read(_given({"partner_id": partner_id}))["partner_id"]
+        write_path.submit(event_id, Release(partner, actor=COMMAND))
+    else:
+        given = {"partner_id": partner_id, "seats": seats, "release_at": release_at}
+        members = schemas.AllotRequest().read(_given(given))
+        write_path.submit(event_id, Allot(ids.new(event_id), event_id, **members, actor=COMMAND))
+    _table([reads.event(event_id)])
 
 
 def _given(options: dict) -> dict:

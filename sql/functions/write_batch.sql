@@ -6,7 +6,7 @@
 -- or not at all. It is left out if the event's version differs from the one seen
 -- (where one was seen), if the event has fewer seats than the part needs on its
 -- way, if seats would be sold outside the sales window, if a hold has expired and
--- is not settled (its seats belong to the pool), or if a reservation that the part
+-- is not settled (its seats belong to the pool) by this very part, or if a reservation that the part
 -- changes has been changed since it was read: no row comes back for it then. It is
 -- also left out, and comes back as not written, if another transaction has the
 -- event's row, or one of the reservations that it changes, at this moment: waiting
@@ -39,7 +39,8 @@ BEGIN
     WITH seen AS MATERIALIZED (
         SELECT event_id, event.version
         FROM jsonb_to_recordset(p_parts) AS part (
-            event_id text, version bigint, sells boolean, needed_seats integer, changed jsonb)
+            event_id text, version bigint, sells boolean, settles boolean, needed_seats integer,
+            changed jsonb)
         CROSS JOIN LATERAL (
             SELECT version
             FROM events
@@ -48,17 +49,22 @@ BEGIN
               AND available_seats >= needed_seats
               AND (NOT sells
                    OR (sales_open_at IS NULL OR sales_open_at <= now())
-                  AND (sales_close_at IS NULL OR now() < sales_close_at))
+                  AND (sales_close_at IS NULL OR now() < sales_close_at)
+                  -- What is supposed has no rules of its own.
+                  AND (part.version IS NOT NULL
+                       OR max_seats_per_partner IS NULL
+                      AND max_held_seats_per_partner IS NULL
+                      AND allotted_seats = 0))
             LIMIT 1
         ) AS event
-        WHERE (
+        WHERE (settles OR (
             SELECT expires_at
             FROM reservations
             WHERE reservations.event_id = part.event_id
               AND status = 'held'
             ORDER BY expires_at
             LIMIT 1
-        ) <= now() IS NOT TRUE
+        ) <= now() IS NOT TRUE)
           AND NOT EXISTS (
               SELECT
               FROM jsonb_to_recordset(changed) AS was (reservation_id uuid, seen_version bigint)
@@ -134,10 +140,12 @@ BEGIN
         UPDATE events
         SET available_seats = events.available_seats + available_change,
             reservation_count = reservation_count + count_change,
+            allotted_seats = events.allotted_seats + allotted_change,
             version = events.version + jsonb_array_length(changes)
         FROM unnest(v_event_ids, v_seen_versions) AS seen (event_id, version)
         JOIN jsonb_to_recordset(p_parts) AS part (
-            event_id text, available_change integer, count_change integer, changes jsonb)
+            event_id text, available_change integer, count_change integer,
+            allotted_change integer, changes jsonb)
           USING (event_id)
         WHERE events.event_id = ANY (v_event_ids)
           AND events.event_id = seen.event_id
@@ -148,19 +156,19 @@ BEGIN
         SELECT event_id, written.version + position AS version, type, reservation_id,
                partner_id, seats, available_seats + available_change AS available_seats, actor,
                coalesce(expires_at, now() + hold_seconds * interval '1 second') AS expires_at,
-               hold_seconds, idempotency_key
+               hold_seconds, idempotency_key, creates, drawn_from, details
         FROM written,
              ROWS FROM (jsonb_to_recordset(changes) AS (
                  type text, reservation_id uuid, partner_id text, seats integer,
                  available_change integer, actor text, expires_at timestamptz,
-                 hold_seconds integer, idempotency_key text
+                 hold_seconds integer, idempotency_key text, creates boolean, drawn_from uuid,
+                 details jsonb
              )) WITH ORDINALITY AS change (
                  type, reservation_id, partner_id, seats, available_change, actor, expires_at,
-                 hold_seconds, idempotency_key, position)
+                 hold_seconds, idempotency_key, creates, drawn_from, details, position)
     ), entry AS (
         SELECT event_id, version, type, reservation_id, partner_id, seats, available_seats,
-               now() AS at, p_batch_id AS batch_id, actor, expires_at, idempotency_key,
-               NULL::jsonb AS details
+               now() AS at, p_batch_id AS batch_id, actor, expires_at, idempotency_key, details
         FROM change
     ), entered AS (
         INSERT INTO ledger (event_id, version, type, reservation_id, partner_id, seats,
@@ -171,19 +179,21 @@ BEGIN
     )
     INSERT INTO reservations (event_id, created_version, reservation_id, partner_id, seats,
                               status, version, created_at, expires_at, confirmed_at,
-                              requested_seats, hold_seconds, idempotency_key)
+                              requested_seats, hold_seconds, idempotency_key, allotment,
+                              drawn_from)
     SELECT event_id, version, reservation_id, partner_id, seats,
-           CASE type WHEN 'held' THEN 'held' ELSE 'confirmed' END,
+           CASE type WHEN 'reserved' THEN 'confirmed' ELSE 'held' END,
            version, now(), expires_at,
            CASE type WHEN 'reserved' THEN now() END,
-           seats, hold_seconds, idempotency_key
+           seats, hold_seconds, idempotency_key, type = 'allotted', drawn_from
     FROM change
-    WHERE type IN ('reserved', 'held');
+    WHERE creates;
 
     IF cardinality(v_changed_ids) > 0 THEN
         UPDATE reservations
         SET status = change.status,
             seats = change.seats,
+            requested_seats = change.requested_seats,
             version = seen.version + change.version,
             expires_at = change.expires_at,
             confirmed_at = CASE WHEN confirms THEN now() ELSE confirmed_at END,
@@ -192,7 +202,7 @@ BEGIN
         JOIN jsonb_to_recordset(p_parts) AS part (event_id text, changed jsonb) USING (event_id),
              jsonb_to_recordset(changed) AS change (
                  reservation_id uuid, version bigint, status text, seats integer,
-                 expires_at timestamptz, confirms boolean)
+                 requested_seats integer, expires_at timestamptz, confirms boolean)
         WHERE reservations.reservation_id = ANY (v_changed_ids)
           AND reservations.reservation_id = change.reservation_id;
     END IF;

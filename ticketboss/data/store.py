@@ -12,7 +12,15 @@ from ticketboss.data.database import Conflict, Database, Rejected, Row
 from ticketboss.data.statements import statement
 from ticketboss.rules import limits
 from ticketboss.rules.errors import TicketBossError
-from ticketboss.rules.model import NOW, Event, EventMembers, LedgerEntry, Reservation, Status
+from ticketboss.rules.model import (
+    NOW,
+    Event,
+    EventMembers,
+    LedgerEntry,
+    PartnerSeats,
+    Reservation,
+    Status,
+)
 from ticketboss.rules.plan import Key, Plan
 
 Item = TypeVar("Item")
@@ -77,18 +85,15 @@ class Store:
         event_id: str,
         name: str,
         total_seats: int,
-        sales_open_at: datetime | None = None,
-        sales_close_at: datetime | None = None,
         *,
         actor: str | None = None,
+        **more: Any,
     ) -> bool:
-        """Create an event; tell whether it was created now (False: it exists)."""
-        event = EventMembers(
-            name=name,
-            total_seats=total_seats,
-            sales_open_at=sales_open_at,
-            sales_close_at=sales_close_at,
-        )
+        """Create an event; tell whether it was created now (False: it exists).
+
+        `more` are further members of model.EventMembers.
+        """
+        event = EventMembers(name=name, total_seats=total_seats, **more)
         return bool(
             self.database.read(
                 statement("create_event"),
@@ -152,6 +157,16 @@ class Store:
         )
         return _page(rows, "reservation_id", Reservation)
 
+    def list_allotments(
+        self, event_id: str, partner_id: str | None, after: str, limit: int
+    ) -> Page[Reservation] | None:
+        """Return allotments that live, of partners after `after`; None: no such event."""
+        rows = self.database.read(
+            statement("list_allotments"),
+            {"event_id": event_id, "partner_id": partner_id, "after": after, "limit": limit},
+        )
+        return _page(rows, "reservation_id", Reservation)
+
     def list_changes(self, event_id: str, after: int, limit: int) -> Page[LedgerEntry] | None:
         """Return ledger entries; None: no such event."""
         rows = self.database.read(
@@ -179,13 +194,7 @@ class Store:
                 statement("read_keyed_reservations"),
                 {"partner_ids": partner_ids, "idempotency_keys": idempotency_keys},
             )
-        read_at = None
-        found = []
-        for row in rows:
-            columns = row._asdict()
-            read_at = columns.pop("read_at")
-            found.append(Reservation(**columns))
-        return found, read_at
+        return _timed(rows)
 
     def write(
         self, plans: list[Plan], batch_id: UUID, atomic: bool = False
@@ -230,22 +239,33 @@ class Store:
         # Whether it is locked or has changed, the next reading tells.
         return Written(rows[0].at, rows[0].seen_version) if rows else Locked(plan.seen.version)
 
-    def settle(self, event: Event) -> bool:
-        """Settle a bounded number of expired holds; tell whether any was.
-
-        None is, where the event is no longer as it was read, or locked.
-        """
-        return bool(
-            self.database.write(
-                statement("settle_expired_holds"),
-                {
-                    "event_id": event.event_id,
-                    "version": event.version,
-                    "batch_id": uuid4(),
-                    "limit": limits.SETTLE_HOLDS,
-                },
+    def read_due(self, event_id: str) -> tuple[list[Reservation], datetime | None]:
+        """Return a bounded number of holds that have ended and are not settled, and the time."""
+        return _timed(
+            self.database.read(
+                statement("read_due_reservations"),
+                {"event_id": event_id, "limit": limits.SETTLE_HOLDS},
             )
         )
+
+    def read_allotments(
+        self, pairs: list[tuple[str, str]]
+    ) -> tuple[list[Reservation], datetime | None]:
+        """Return the allotments that live of pairs of an event and a partner, and the time."""
+        event_ids, partner_ids = map(list, zip(*pairs, strict=True))
+        return _timed(
+            self.database.read(
+                statement("read_allotments"), {"event_ids": event_ids, "partner_ids": partner_ids}
+            )
+        )
+
+    def read_partner_seats(self, pairs: list[tuple[str, str]]) -> list[PartnerSeats]:
+        """Return what pairs of an event and a partner have of the pool."""
+        event_ids, partner_ids = map(list, zip(*pairs, strict=True))
+        rows = self.database.read(
+            statement("read_partner_seats"), {"event_ids": event_ids, "partner_ids": partner_ids}
+        )
+        return [PartnerSeats(**row._asdict()) for row in rows]
 
     def find_batch(self, plan: Plan, batch_id: UUID) -> Written | None:
         """Tell whether a plan was written as a batch, durably; None if it was not."""
@@ -279,10 +299,15 @@ def _part(plan: Plan) -> dict[str, Any]:
             change["actor"] = entry.actor
         if entry.expires_at:
             change["expires_at"] = entry.expires_at.isoformat()
-        if entry.type in ("reserved", "held") and entry.reservation_id:
-            new = plan.created[entry.reservation_id]
+        if entry.details:
+            change["details"] = entry.details
+        new = plan.created.get(entry.reservation_id) if entry.reservation_id else None
+        if new and new.created_version == entry.version:
+            change["creates"] = True
             change["hold_seconds"] = new.hold_seconds
             change["idempotency_key"] = new.idempotency_key
+            if new.drawn_from:
+                change["drawn_from"] = str(new.drawn_from)
         changes.append(change)
     changed = [
         {
@@ -291,6 +316,7 @@ def _part(plan: Plan) -> dict[str, Any]:
             "version": after.version - seen.version,
             "status": after.status,
             "seats": after.seats,
+            "requested_seats": after.requested_seats,
             "expires_at": after.expires_at and after.expires_at.isoformat(),
             "confirms": after.confirmed_at is NOW,
         }
@@ -300,9 +326,11 @@ def _part(plan: Plan) -> dict[str, Any]:
         "event_id": seen.event_id,
         "version": _version(plan),
         "sells": plan.sells,
+        "settles": plan.settles,
         "needed_seats": -min(change["available_change"] for change in changes),
         "available_change": plan.available_seats - seen.available_seats,
         "count_change": plan.reservation_count - seen.reservation_count,
+        "allotted_change": plan.allotted_seats - seen.allotted_seats,
         "changes": changes,
         "changed": changed,
     }
@@ -362,7 +390,19 @@ def members(told: dict[str, Any]) -> EventMembers:
 
 
 def _entry(details: dict[str, Any] | None, **columns: Any) -> LedgerEntry:
-    return LedgerEntry(event=members(details["event"]) if details else None, **columns)
+    told = members(details["event"]) if details and "event" in details else None
+    return LedgerEntry(event=told, **columns)
+
+
+def _timed(rows: list[Row]) -> tuple[list[Reservation], datetime | None]:
+    """Return the reservations of rows, and when they were read; None: there are none."""
+    read_at = None
+    found = []
+    for row in rows:
+        columns = row._asdict()
+        read_at = columns.pop("read_at")
+        found.append(Reservation(**columns))
+    return found, read_at
 
 
 def _event(row: Row) -> Event:

@@ -27,6 +27,7 @@ BEFORE: dict[Kind, Collection[Status | None]] = {
     "expired": {"held"},
     "reduced": LIVE,
     "cancelled": LIVE,
+    "allotted": {None, "held"},
 }
 
 # Events found at a time, and ledger rows read at a time: 30 ms or so.
@@ -42,6 +43,10 @@ class State(NamedTuple):
     expires_at: datetime | None
     confirmed_at: datetime | None
     cancelled_at: datetime | None
+    # Of an allotment: the seats that were granted.
+    granted: int | None = None
+    # The allotment that it was drawn from.
+    drawn_from: UUID | None = None
 
 
 NOTHING = State(None, 0, None, None, None)
@@ -59,6 +64,7 @@ class Replay:
         self.members: EventMembers | None = None
         self.reservation_count = 0
         self.reserved_seats = 0
+        self.allotted_seats = 0
         # The reservations that the ledger has a later change of.
         self.going_on: dict[UUID, State] = {}
         # Rows of a release that entered no checksum, and less than is told now.
@@ -97,6 +103,7 @@ class Replay:
         self._expect("total seats", found.total_seats, self.total_seats)
         self._expect("available seats", found.available_seats, self.available_seats)
         self._expect("reservation count", found.reservation_count, self.reservation_count)
+        self._expect("allotted seats", found.allotted_seats, self.allotted_seats)
         self._expect(
             "reserved seats", found.total_seats - found.available_seats, self.reserved_seats
         )
@@ -132,7 +139,10 @@ class Replay:
         seats = after.seats if after.status in LIVE else 0
         self.available_seats += was.seats - seats
         self.reserved_seats += seats - was.seats
-        self.reservation_count += (after.status in LIVE) - (was.status in LIVE)
+        if entry.type == "allotted":
+            self.allotted_seats += seats - was.seats
+        else:
+            self.reservation_count += (after.status in LIVE) - (was.status in LIVE)
         self._compare(entry, after)
 
     def _compare(self, entry: Row, after: State) -> None:
@@ -147,6 +157,8 @@ class Replay:
                 entry.stored_expires_at,
                 entry.stored_confirmed_at,
                 entry.stored_cancelled_at,
+                entry.stored_granted,
+                entry.stored_drawn_from,
             )
             if stored != after:
                 self._differ(f"{what} is not as its last change, {entry.version}, left it")
@@ -167,16 +179,31 @@ def _after(was: State, entry: Row) -> State:
     """Return a reservation as a change leaves it."""
     match entry.type:
         case "reserved":
-            return State("confirmed", entry.seats, None, entry.at, None)
-        case "held" | "extended":
-            return State("held", entry.seats, entry.expires_at, None, None)
+            drawn_from = _drawn_from(entry)
+            return State("confirmed", entry.seats, None, entry.at, None, drawn_from=drawn_from)
+        case "held":
+            drawn_from = _drawn_from(entry)
+            return State("held", entry.seats, entry.expires_at, None, None, drawn_from=drawn_from)
+        case "extended":
+            return was._replace(expires_at=entry.expires_at)
         case "confirmed":
-            return State("confirmed", entry.seats, None, entry.at, None)
+            return was._replace(status="confirmed", expires_at=None, confirmed_at=entry.at)
+        case "allotted":
+            told = entry.details or {}
+            status = told.get("status")
+            cancelled_at = entry.at if status == "cancelled" else None
+            granted = told.get("granted")
+            return State(status, entry.seats, entry.expires_at, None, cancelled_at, granted)
         case "reduced":
             return was._replace(seats=entry.seats)
         case "cancelled":
             return was._replace(status="cancelled", seats=entry.seats, cancelled_at=entry.at)
     return was._replace(status="expired", seats=entry.seats)
+
+
+def _drawn_from(entry: Row) -> UUID | None:
+    named = (entry.details or {}).get("drawn_from")
+    return UUID(named) if named else None
 
 
 class Piece(NamedTuple):

@@ -5,7 +5,7 @@ alone, on a Plan that starts as the event was read and becomes what is written.
 """
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -22,13 +22,15 @@ from ticketboss.rules.errors import (
     IdempotencyKeyReused,
     NotEnoughSeats,
     NotHeld,
+    PartnerLimit,
     PreconditionFailed,
+    ReleasedBefore,
     SalesClosed,
     SalesNotOpen,
     TicketBossError,
     WeakCondition,
 )
-from ticketboss.rules.model import NOW, Event, Reservation
+from ticketboss.rules.model import EXPIRY, NOW, Event, Kind, Reservation
 from ticketboss.rules.plan import Key, Plan
 
 
@@ -90,6 +92,11 @@ class Change:
         """The idempotency key that it brings."""
         return None
 
+    @property
+    def counts_for(self) -> str | None:
+        """The partner whose allotment it may take from, and whose seats a cap counts."""
+        return None
+
     def apply(self, plan: Plan) -> Any:
         """Decide it: return its outcome, or raise the TicketBossError that refuses it."""
         raise NotImplementedError
@@ -117,6 +124,10 @@ class Reserve(Change):
     def key(self) -> Key | None:
         return None if self.idempotency_key is None else (self.partner_id, self.idempotency_key)
 
+    @property
+    def counts_for(self) -> str:
+        return self.partner_id
+
     def apply(self, plan: Plan) -> Outcome:
         if self.key is not None and (earlier := plan.keys.get(self.key)) is not None:
             return self._replay(earlier, plan)
@@ -125,12 +136,6 @@ class Reserve(Change):
         if event.sales_open_at is not None and plan.now < event.sales_open_at:
             raise SalesNotOpen(sales_open_at=event.sales_open_at, version=plan.judged_version)
         _before_the_close(plan)
-        if self.seats > plan.available_seats:
-            raise NotEnoughSeats(
-                requested_seats=self.seats,
-                available_seats=plan.available_seats,
-                version=plan.judged_version,
-            )
         held = self.hold_seconds is not None
         reservation = Reservation(
             reservation_id=self.reservation_id,
@@ -143,7 +148,13 @@ class Reserve(Change):
             hold_seconds=self.hold_seconds,
             idempotency_key=self.idempotency_key,
         )
-        return Outcome(plan.create(reservation, "held" if held else "reserved", actor=self.actor))
+        kind: Kind = "held" if held else "reserved"
+        allotment = plan.allotment(self.partner_id)
+        if allotment is not None and allotment.seats >= self.seats:
+            return Outcome(plan.draw(allotment, reservation, kind, actor=self.actor))
+        _within_the_caps(plan, reservation)
+        _in_the_pool(plan, self.seats)
+        return Outcome(plan.create(reservation, kind, actor=self.actor))
 
     def _replay(self, earlier: Reservation, plan: Plan) -> Outcome:
         same = (earlier.event_id, earlier.requested_seats, earlier.hold_seconds)
@@ -263,6 +274,86 @@ class Reduce(ReservationChange):
 
 
 @dataclass(slots=True)
+class Expire(ReservationChange):
+    """Let a hold end, or an allotment, whose time is over."""
+
+    actor: str | None = field(default=EXPIRY, kw_only=True)
+
+    def apply(self, plan: Plan) -> Reservation:
+        ended = plan.reservations[self.reservation_id]
+        if ended.allotment:
+            return plan.change(ended, "allotted", actor=self.actor, status="expired", seats=0)
+        return plan.change(ended, "expired", actor=self.actor, status="expired")
+
+
+@dataclass(slots=True)
+class Allot(Change):
+    """Let a partner have been granted `seats` in all, live draws included."""
+
+    alone = True
+
+    # Made before the first try, as a reservation's is.
+    reservation_id: UUID
+    event_id: str
+    partner_id: str
+    seats: int
+    release_at: datetime | None = None
+    actor: str | None = field(default=None, kw_only=True)
+
+    @property
+    def counts_for(self) -> str:
+        return self.partner_id
+
+    def apply(self, plan: Plan) -> Outcome:
+        if self.release_at is not None and self.release_at <= plan.now:
+            raise ReleasedBefore
+        allotment = plan.allotment(self.partner_id)
+        if allotment is None:
+            _in_the_pool(plan, self.seats)
+            made = Reservation(
+                reservation_id=self.reservation_id,
+                event_id=self.event_id,
+                partner_id=self.partner_id,
+                seats=self.seats,
+                status="held",
+                expires_at=self.release_at,
+                requested_seats=self.seats,
+                allotment=True,
+            )
+            return Outcome(plan.create(made, "allotted", actor=self.actor))
+        drawn = allotment.requested_seats - allotment.seats
+        granted = max(self.seats, drawn)  # what is drawn is not taken back
+        if (granted, self.release_at) == (allotment.requested_seats, allotment.expires_at):
+            return Outcome(plan.repeat(allotment), replayed=True)
+        _in_the_pool(plan, granted - allotment.requested_seats)
+        fields = {"seats": granted - drawn, "requested_seats": granted}
+        after = plan.change(
+            allotment, "allotted", actor=self.actor, expires_at=self.release_at, **fields
+        )
+        return Outcome(after, replayed=True)
+
+
+@dataclass(slots=True)
+class Release(Change):
+    """Give what is left of a partner's allotment back to the pool."""
+
+    alone = True
+
+    partner_id: str
+    actor: str | None = field(default=None, kw_only=True)
+
+    @property
+    def counts_for(self) -> str:
+        return self.partner_id
+
+    def apply(self, plan: Plan) -> None:
+        allotment = plan.allotment(self.partner_id)
+        if allotment is not None:
+            released = {"status": "cancelled", "cancelled_at": NOW, "seats": 0}
+            plan.change(allotment, "allotted", actor=self.actor, **released)
+
+
+@dataclass(slots=True)
 class Edit(Change):
     """Change an event's name, size or sales window.
 
@@ -305,6 +396,36 @@ class Look(Change):
 
     def apply(self, plan: Plan) -> Event:
         return plan.event
+
+
+def _within_the_caps(plan: Plan, wanted: Reservation) -> None:
+    """Raise PartnerLimit where a reservation would give its partner more than a cap allows."""
+    event, partner = plan.seen, plan.partners.get(wanted.partner_id)
+    if partner is None:
+        return
+    caps = [("max_seats_per_partner", event.max_seats_per_partner, partner.seats)]
+    if wanted.status == "held":
+        held = event.max_held_seats_per_partner
+        caps.append(("max_held_seats_per_partner", held, partner.held_seats))
+    for cap, limit, seats in caps:
+        if limit is not None and seats + wanted.seats > limit:
+            raise PartnerLimit(
+                cap=cap,
+                limit=limit,
+                partner_seats=seats,
+                remaining=max(limit - seats, 0),
+                version=plan.judged_version,
+            )
+
+
+def _in_the_pool(plan: Plan, seats: int) -> None:
+    """Raise NotEnoughSeats where the pool has fewer."""
+    if seats > plan.available_seats:
+        raise NotEnoughSeats(
+            requested_seats=seats,
+            available_seats=plan.available_seats,
+            version=plan.judged_version,
+        )
 
 
 def _before_the_close(plan: Plan) -> None:

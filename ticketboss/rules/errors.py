@@ -126,6 +126,20 @@ class NotEnoughSeats(TicketBossError):
     sentence = "Not enough seats left"
 
 
+class PartnerLimit(TicketBossError):
+    """A partner would have more seats of an event than its cap lets one have."""
+
+    status, code = 409, "partner_limit"
+    sentence = "One partner may not have as many seats of this event"
+
+
+class ReleasedBefore(InvalidRequest):
+    sentence = "releaseAt must be in the future"
+
+    def __init__(self) -> None:
+        super().__init__(fields={"releaseAt": [self.sentence]})
+
+
 class SalesNotOpen(TicketBossError):
     status, code = 409, "sales_not_open"
     sentence = "Sales for this event have not opened yet"

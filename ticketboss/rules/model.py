@@ -6,7 +6,7 @@ Fields are columns: a row becomes a record by the names that its statement gives
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
 # What a reservation is. The first two have their seats, the others gave them back.
@@ -23,14 +23,15 @@ Kind = Literal[
     "extended",
     "cancelled",
     "expired",
+    "allotted",
     "event_created",
     "event_updated",
 ]
 
-# Who makes a change, where it is nobody with a key of his own. (A hold that ends is
-# ended by `expiry`: see settle_expired_holds.sql.)
+# Who makes a change, where it is nobody with a key of his own.
 ADMIN = "admin"
 COMMAND = "command"
+EXPIRY = "expiry"
 
 
 class Now(Enum):
@@ -50,6 +51,9 @@ class EventMembers:
     total_seats: int
     sales_open_at: datetime | None = None
     sales_close_at: datetime | None = None
+    # How many seats of the pool one partner may have, and of those on hold.
+    max_seats_per_partner: int | None = None
+    max_held_seats_per_partner: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,11 +63,23 @@ class Event(EventMembers):
     event_id: str
     available_seats: int
     reservation_count: int
+    # Allotted to partners, and not drawn.
+    allotted_seats: int = 0
     version: int
     created_at: datetime
     read_at: datetime
     # Whether a hold has ended and is not in the ledger yet.
     unsettled: bool
+
+    @property
+    def shown_allotted_seats(self) -> int | None:
+        """The allotted seats; None, which no answer shows, if there are none."""
+        return self.allotted_seats or None
+
+    @property
+    def capped(self) -> bool:
+        """Whether it matters how many seats a partner has."""
+        return (self.max_seats_per_partner, self.max_held_seats_per_partner) != (None, None)
 
     @property
     def reserved_seats(self) -> int:
@@ -92,10 +108,36 @@ class Reservation:
     idempotency_key: str | None = None
     # Whether its hold has ended and is not in the ledger yet.
     overdue: bool = False
+    # Whether it is no reservation but seats set aside for its partner: those that are
+    # left of the requested.
+    allotment: bool = False
+    # The allotment that it was taken from.
+    drawn_from: UUID | None = None
+
+    @property
+    def allotted(self) -> bool | None:
+        """Whether it was taken from an allotment; None, which no answer shows, if not."""
+        return self.drawn_from is not None or None
+
+    @property
+    def drawn_seats(self) -> int:
+        """What is drawn of an allotment, and still taken."""
+        return self.requested_seats - self.seats
 
     @property
     def live(self) -> bool:
         return self.status in LIVE
+
+
+@dataclass(slots=True, kw_only=True)
+class PartnerSeats:
+    """What a partner has of the pool of an event, at one of its versions."""
+
+    event_id: str
+    version: int
+    partner_id: str
+    seats: int
+    held_seats: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -113,5 +155,7 @@ class LedgerEntry:
     actor: str | None = None
     # The end that it gave to a hold, where that is not counted from `at`.
     expires_at: datetime | None = None
+    # What else is entered.
+    details: dict[str, Any] | None = None
     # The event's members as an edit left them.
     event: EventMembers | None = None

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ticketboss.rules import limits
 from ticketboss.rules.errors import Elsewhere
-from ticketboss.rules.model import NOW, Event, Kind, LedgerEntry, Reservation
+from ticketboss.rules.model import NOW, Event, Kind, LedgerEntry, PartnerSeats, Reservation
 
 # Where nothing is read there is no time either; what needs one reads a reservation.
 UNKNOWN = datetime.max
@@ -30,6 +30,7 @@ class Plan:
         reservations: Iterable[Reservation],
         now: datetime,
         supposed: bool = False,
+        partners: Iterable[PartnerSeats] = (),
     ):
         self.seen = event
         self.supposed = supposed
@@ -38,6 +39,7 @@ class Plan:
         self.now = now
         self.available_seats = event.available_seats
         self.reservation_count = event.reservation_count
+        self.allotted_seats = event.allotted_seats
         self.version = event.version
         # The event after an edit, which is the only change of its plan.
         self.edited: Event | None = None
@@ -50,6 +52,10 @@ class Plan:
             if reservation.idempotency_key is not None:
                 self.keys[reservation.partner_id, reservation.idempotency_key] = reservation
         self.new_keys: set[Key] = set()
+        # What partners have of the pool, where a cap counts it; and the rows of the plan.
+        self.partners = {each.partner_id: replace(each) for each in partners}
+        # Whether it enters the ends of holds that have ended, which must come before all else.
+        self.settles = False
         # Whether any of it may only be written while sales are open.
         self.sells = False
         self.entries: list[LedgerEntry] = []
@@ -102,16 +108,25 @@ class Plan:
             self.seen,
             available_seats=self.available_seats,
             reservation_count=self.reservation_count,
+            allotted_seats=self.allotted_seats,
             version=self.version,
         )
 
+    def allotment(self, partner_id: str) -> Reservation | None:
+        """Return the allotment of a partner that lives, as it stands here."""
+        for each in self.reservations.values():
+            if each.allotment and each.live and each.partner_id == partner_id:
+                return each if each.event_id == self.seen.event_id else None
+        return None
+
     def create(self, reservation: Reservation, kind: Kind, *, actor: str | None) -> Reservation:
-        self.sells = True
-        self.available_seats -= reservation.seats
-        self.reservation_count += 1
+        self.sells = self.sells or not reservation.allotment
+        self._count(reservation, 1)
         self._enter(reservation, kind, actor)
         reservation.created_version = reservation.version
         self.created[reservation.reservation_id] = reservation
+        if reservation.allotment:
+            self.reservations[reservation.reservation_id] = reservation
         if reservation.idempotency_key is not None:
             key = reservation.partner_id, reservation.idempotency_key
             self.keys[key] = reservation
@@ -122,15 +137,47 @@ class Plan:
         self, reservation: Reservation, kind: Kind, *, actor: str | None, **fields: Any
     ) -> Reservation:
         after = replace(reservation, **fields)
-        self.available_seats += reservation.seats - after.seats
-        if not after.live:
-            self.available_seats += after.seats
-            self.reservation_count -= 1
+        self._count(reservation, -1)
+        self._count(after, 1)
         self._enter(after, kind, actor)
         self.reservations[after.reservation_id] = self.changed[after.reservation_id] = after
         if after.idempotency_key is not None:
             self.keys[after.partner_id, after.idempotency_key] = after
+        self._give_back(reservation, after, actor)
         return after
+
+    def draw(
+        self, allotment: Reservation, reservation: Reservation, kind: Kind, *, actor: str | None
+    ) -> Reservation:
+        """Make a reservation of seats that its partner was sure of: two changes."""
+        left = allotment.seats - reservation.seats
+        self.change(allotment, "allotted", actor=actor, seats=left)
+        reservation.drawn_from = allotment.reservation_id
+        return self.create(reservation, kind, actor=actor)
+
+    def _give_back(self, before: Reservation, after: Reservation, actor: str | None) -> None:
+        """Put what a change frees of a draw into the allotment it came from, while that lives."""
+        freed = before.seats - (after.seats if after.live else 0)
+        if before.drawn_from is None or freed == 0:
+            return
+        source = self.reservations.get(before.drawn_from)
+        if source is not None and source.live:
+            self.change(source, "allotted", actor=actor, seats=source.seats + freed)
+
+    def _count(self, reservation: Reservation, times: int) -> None:
+        """Count a reservation in, or out."""
+        if not reservation.live:
+            return
+        seats = times * reservation.seats
+        self.available_seats -= seats
+        if reservation.allotment:
+            self.allotted_seats += seats
+            return
+        self.reservation_count += times
+        partner = self.partners.get(reservation.partner_id)
+        if partner is not None and reservation.drawn_from is None:
+            partner.seats += seats
+            partner.held_seats += seats if reservation.status == "held" else 0
 
     def edit(self, *, actor: str | None, **fields: Any) -> Event:
         self.version += 1
@@ -150,7 +197,8 @@ class Plan:
     def existing(self, reservation_id: UUID) -> Reservation:
         """Return a reservation of this event as it stands here; raise Elsewhere."""
         reservation = self.reservations.get(reservation_id)
-        if reservation is None or reservation.event_id != self.seen.event_id:
+        ours = reservation is not None and reservation.event_id == self.seen.event_id
+        if reservation is None or not ours or reservation.allotment:
             raise Elsewhere
         return reservation
 
@@ -189,6 +237,16 @@ class Plan:
                 seats=reservation.seats,
                 available_seats=self.available_seats,
                 actor=actor,
-                expires_at=reservation.expires_at if kind == "extended" else None,
+                expires_at=reservation.expires_at if kind in ("extended", "allotted") else None,
+                details=_details(reservation, kind),
             )
         )
+
+
+def _details(reservation: Reservation, kind: Kind) -> dict[str, Any] | None:
+    """Return what the ledger is to tell of a change besides its columns."""
+    if reservation.allotment:
+        return {"granted": reservation.requested_seats, "status": reservation.status}
+    if kind in ("reserved", "held") and reservation.drawn_from is not None:
+        return {"drawn_from": str(reservation.drawn_from)}
+    return None

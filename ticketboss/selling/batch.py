@@ -17,7 +17,7 @@ Those of an atomic request go through the same together, or come again together.
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -27,6 +27,7 @@ from uuid import UUID, uuid4
 from ticketboss.data.database import Conflict, ConnectionLost, Rejected
 from ticketboss.data.store import KeyUsed, Locked, Store, Written
 from ticketboss.rules import limits
+from ticketboss.rules.changes import Change, Expire
 from ticketboss.rules.errors import (
     Elsewhere,
     EventNotFound,
@@ -35,7 +36,7 @@ from ticketboss.rules.errors import (
     TicketBossError,
     Unavailable,
 )
-from ticketboss.rules.model import NOW, Event, Reservation
+from ticketboss.rules.model import NOW, Event, PartnerSeats, Reservation
 from ticketboss.rules.plan import Plan
 from ticketboss.selling.line import Turn
 
@@ -147,13 +148,16 @@ class Reading:
     reservations: list[Reservation]
     # When the reservations were read; None: there are none.
     at: datetime | None
+    # What partners have of the pools, where an event has caps.
+    partners: Sequence[PartnerSeats] = ()
 
     def plan(self, event_id: str) -> Plan:
         """Return a plan that begins as it was read, or that supposes an event that was not."""
         event = self.events.get(event_id)
         if event is None:
             return Plan.supposing(event_id, self.reservations, self.at)
-        return Plan(event, self.reservations, self.at or event.read_at)
+        partners = [each for each in self.partners if each.event_id == event_id]
+        return Plan(event, self.reservations, self.at or event.read_at, partners=partners)
 
     @property
     def overdue(self) -> set[str]:
@@ -165,8 +169,9 @@ class Reading:
 
         Its version check would tell, but what is refused is not written.
         """
-        return any(
-            r.version > event.version for r in self.reservations if r.event_id == event.event_id
+        id, version = event.event_id, event.version
+        return any(r.version > version for r in self.reservations if r.event_id == id) or any(
+            p.version != version for p in self.partners if p.event_id == id
         )
 
 
@@ -309,7 +314,32 @@ class Batches:
             [change.reads for _, change in changes if change.reads],
             [change.key for part, change in changes if change.key and part.event_id in unsure],
         )
-        return Reading(events, reservations, at)
+        more, partners = self._read_rules(events, changes, reservations)
+        return Reading(events, reservations + more, at, partners)
+
+    def _read_rules(
+        self,
+        events: dict[str, Event],
+        changes: list[tuple[Part, Change]],
+        reservations: list[Reservation],
+    ) -> tuple[list[Reservation], list[PartnerSeats]]:
+        """Read allotments, and what partners have, where an event has such or a row names one."""
+        counted = [(part.event_id, c.counts_for, c.alone) for part, c in changes if c.counts_for]
+        allotted, capped = set(), set()
+        for event_id, partner_id, alone in counted:
+            event = events.get(event_id)
+            if event and (event.allotted_seats or alone):
+                allotted.add((event_id, partner_id))
+            if event and event.capped:
+                capped.add((event_id, partner_id))
+        found = self._store.read_allotments(sorted(allotted))[0] if allotted else []
+        found += self._sources(reservations)
+        return found, self._store.read_partner_seats(sorted(capped)) if capped else []
+
+    def _sources(self, reservations: Iterable[Reservation]) -> list[Reservation]:
+        """Return the allotments that reservations were drawn from, and may go back to."""
+        ids = {each.drawn_from for each in reservations if each.drawn_from}
+        return self._store.read_reservations(ids, ())[0] if ids else []
 
     def _recover(self, part: Part) -> bool:
         """Answer those of a part whose lost write is found to have been made.
@@ -489,8 +519,16 @@ class Batches:
             turn.memory.disproved = True
 
     def _settle(self, part: Part, event: Event) -> Came:
-        """Settle the event of a part, for the next batch."""
-        if self._store.settle(event):
+        """Enter the ends of the event's holds in the ledger, for the next batch."""
+        due, at = self._store.read_due(event.event_id)
+        read = Reading({event.event_id: event}, due + self._sources(due), at)
+        if not due or read.moved_on(event):
+            return Came.LATER  # somebody else does it
+        plan = read.plan(event.event_id)
+        plan.settles = True
+        for each in due:
+            Expire(each.reservation_id).apply(plan)
+        if isinstance(self._store.write([plan], uuid4()).get(event.event_id), Written):
             return Came.THROUGH
         self._put_off(part.turns, event.version)
         return Came.LATER

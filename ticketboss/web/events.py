@@ -1,10 +1,7 @@
 """Events, the lists of what belongs to them, and their change feed: `/api/v1/events`."""
 
-import base64
 import hashlib
 import hmac
-import re
-from urllib.parse import parse_qsl
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify, request
@@ -23,6 +20,7 @@ from ticketboss.web import reads, schemas
 from ticketboss.web.bodies import read_object
 from ticketboss.web.conditions import if_match, tagged, unless_seen
 from ticketboss.web.current import config, store, write_path
+from ticketboss.web.queries import decode, encode, not_a_cursor, query
 
 blueprint = Blueprint("events", __name__, url_prefix="/api/v1")
 
@@ -44,13 +42,13 @@ def show_default():
 @blueprint.get("/events/<event_id>")
 def show(event_id: str):
     """Show the event's summary."""
-    return _summary(reads.event(_known(event_id)))
+    return _summary(reads.event(known(event_id)))
 
 
 @blueprint.post("/events")
 def create():
     """Create an event (admin)."""
-    _require_admin()
+    require_admin()
     members = CREATE.read(read_object())
     if not store.create_event(**members, actor=ADMIN):
         raise EventExists
@@ -63,29 +61,29 @@ def create():
 @blueprint.patch("/events/<event_id>")
 def edit(event_id: str):
     """Change an event's name, size or sales window (admin)."""
-    _require_admin()
+    require_admin()
     members = EDIT.read(read_object())
     condition = if_match(required=True)
     if not members:
         raise InvalidRequest("The body names nothing to change", fields={})
-    return _summary(write_path.submit(_known(event_id), Edit(members, condition, actor=ADMIN)))
+    return _summary(write_path.submit(known(event_id), Edit(members, condition, actor=ADMIN)))
 
 
 @blueprint.get("/events")
 def index():
     """List the events by their ids."""
-    query = LIST.read(_query())
+    asked = LIST.read(query())
     after = ""
-    if query["after"] is not None:
-        after = _decode(query["after"])
+    if asked["after"] is not None:
+        after = decode(asked["after"])
         if not EVENT_ID.match(after) or store.read_event(after) is None:
-            raise _not_a_cursor()
-    listed = store.list_events(after, query["limit"] + 1)
-    page = reads.settle_all(listed[: query["limit"]])
+            raise not_a_cursor()
+    listed = store.list_events(after, asked["limit"] + 1)
+    page = reads.settle_all(listed[: asked["limit"]])
     more = len(listed) > len(page)
     body = {
         "items": [EVENT.dump(event) for event in page],
-        "next": _encode(page[-1].event_id) if more else None,
+        "next": encode(page[-1].event_id) if more else None,
     }
     if any(event.unsettled for event in page):
         return jsonify(body)
@@ -96,50 +94,50 @@ def index():
 @blueprint.get("/events/<event_id>/reservations")
 def reservations(event_id: str):
     """List an event's reservations, newest last."""
-    _known(event_id)
-    query = RESERVATIONS.read(_query())
+    known(event_id)
+    asked = RESERVATIONS.read(query())
     after = 0
-    if query["after"] is not None:
+    if asked["after"] is not None:
         # The cursor is the last reservation of the page before: it proves itself.
-        last = _uuid(_decode(query["after"]))
+        last = _uuid(decode(asked["after"]))
         last = last and store.read_reservation(last)
         if (
             not last
             or last.event_id != event_id
-            or query["partner_id"] not in (None, last.partner_id)
+            or asked["partner_id"] not in (None, last.partner_id)
         ):
-            raise _not_a_cursor()
+            raise not_a_cursor()
         after = last.created_version
     listed = reads.page(
         event_id,
         lambda computed: store.list_reservations(
-            event_id, query["partner_id"], query["status"], after, query["limit"] + 1, computed
+            event_id, asked["partner_id"], asked["status"], after, asked["limit"] + 1, computed
         ),
     )
-    page = listed.items[: query["limit"]]
+    page = listed.items[: asked["limit"]]
     more = len(listed.items) > len(page)
     return jsonify(
         items=[RESERVATION.dump(reservation) for reservation in page],
-        next=_encode(str(page[-1].reservation_id)) if more else None,
+        next=encode(str(page[-1].reservation_id)) if more else None,
     )
 
 
 @blueprint.get("/events/<event_id>/changes")
 def changes(event_id: str):
     """List an event's changes after a version, in the order of their commits."""
-    _known(event_id)
-    query = CHANGES.read(_query())
+    known(event_id)
+    asked = CHANGES.read(query())
     page = reads.page(
-        event_id, lambda _: store.list_changes(event_id, query["after"], query["limit"])
+        event_id, lambda _: store.list_changes(event_id, asked["after"], asked["limit"])
     )
-    if query["after"] > page.event_version:
+    if asked["after"] > page.event_version:
         raise CursorAhead(version=page.event_version)
-    last = page.items[-1].version if page.items else query["after"]
+    last = page.items[-1].version if page.items else asked["after"]
     # The ledger only grows, so the last version on a page tells the page.
     return tagged({"items": [CHANGE.dump(change) for change in page.items], "next": last}, last)
 
 
-def _known(event_id: str) -> str:
+def known(event_id: str) -> str:
     """Return an event id that has the form of one; raise EventNotFound."""
     if not EVENT_ID.match(event_id):
         raise EventNotFound
@@ -150,7 +148,7 @@ def _summary(event: Event) -> Response:
     return tagged(EVENT.dump(event), None if event.unsettled else event.version)
 
 
-def _require_admin() -> None:
+def require_admin() -> None:
     """Raise Unauthorized unless the request carries the admin key; without one nothing does."""
     scheme, _, key = request.headers.get("Authorization", "").partition(" ")
     expected = config.admin_key
@@ -162,40 +160,8 @@ def _require_admin() -> None:
         raise Unauthorized
 
 
-def _query() -> dict:
-    """Return the query string's members: text, each once; raise InvalidRequest."""
-    query = request.query_string.decode("ascii", "surrogateescape")
-    pairs = parse_qsl(query, keep_blank_values=True, errors="surrogateescape")
-    for name, value in pairs:
-        try:
-            (name + value).encode()  # no surrogates
-        except UnicodeEncodeError:
-            name = schemas.shown(name)
-            fault = name, f"{name} must be UTF-8, percent-encoded"
-            raise schemas.refusal([fault]) from None
-    return schemas.unique(pairs)
-
-
-def _encode(place: str) -> str:
-    return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
-
-
-def _decode(cursor: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", cursor):
-        try:
-            return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
-        except ValueError:
-            pass
-    raise _not_a_cursor()
-
-
 def _uuid(text: str) -> UUID | None:
     try:
         return UUID(text)
     except ValueError:
         return None
-
-
-def _not_a_cursor() -> InvalidRequest:
-    sentence = "after must be the next of an earlier page of this list"
-    return InvalidRequest(sentence, fields={"after": [sentence]})

@@ -44,10 +44,13 @@ def timestamp(value: datetime) -> str:
 
 def public(members: dict) -> dict:
     """Return the members of an error as they appear in its answer."""
-    return {
+    told = {
         camel_case(name): timestamp(value) if isinstance(value, datetime) else value
         for name, value in members.items()
     }
+    if "cap" in told:
+        told["cap"] = camel_case(told["cap"])
+    return told
 
 
 def unique(pairs: Iterable[tuple]) -> dict:
@@ -190,6 +193,10 @@ def _hold_seconds(**options) -> fields.Integer:
     return _number("holdSeconds", 1, limits.HOLD_SECONDS_MAXIMUM, **options)
 
 
+def _cap(name: str) -> fields.Integer:
+    return _number(name, 1, limits.TOTAL_SEATS_MAXIMUM, allow_none=True)
+
+
 def _time(name: str) -> Timestamp:
     return Timestamp(data_key=name, allow_none=True)
 
@@ -295,6 +302,8 @@ class EditEventRequest(Request):
     total_seats = _number("totalSeats", 0, limits.TOTAL_SEATS_MAXIMUM)
     sales_open_at = _time("salesOpenAt")
     sales_close_at = _time("salesCloseAt")
+    max_seats_per_partner = _cap("maxSeatsPerPartner")
+    max_held_seats_per_partner = _cap("maxHeldSeatsPerPartner")
 
 
 class CreateEventRequest(EditEventRequest):
@@ -316,9 +325,23 @@ class CreateEventRequest(EditEventRequest):
             raise ValidationError("salesOpenAt must be before salesCloseAt", "salesOpenAt")
 
 
+class AllotRequest(Request):
+    partner_id = Text("partnerId", names.partner_id, required=True)
+    seats = _number("seats", 1, limits.TOTAL_SEATS_MAXIMUM, required=True)
+    release_at = Timestamp(data_key="releaseAt", load_default=None, allow_none=True)
+
+
+class ReleaseQuery(Request):
+    partner_id = Text("partnerId", names.partner_id, required=True)
+
+
 class ListQuery(Request):
     limit = QueryInteger(1, limits.LIST_MAXIMUM, load_default=limits.LIST_DEFAULT)
     after = fields.String(load_default=None)
+
+
+class AllotmentsQuery(ListQuery):
+    partner_id = Text("partnerId", names.partner_id, load_default=None)
 
 
 class ReservationsQuery(ListQuery):
@@ -353,7 +376,7 @@ class Answer(Schema):
         """
         members = {}
         for name, bound in self.fields.items():
-            value = getattr(thing, name)
+            value = getattr(thing, bound.attribute or name)
             if value is not None:
                 write = WRITERS.get(type(bound))
                 members[bound.data_key] = write(value) if write else value
@@ -363,7 +386,13 @@ class Answer(Schema):
 
 
 class EventMembersAnswer(Answer):
-    optional: ClassVar[set[str]] = {"salesOpenAt", "salesCloseAt"}
+    optional: ClassVar[set[str]] = {
+        "salesOpenAt",
+        "salesCloseAt",
+        "maxSeatsPerPartner",
+        "maxHeldSeatsPerPartner",
+        "allottedSeats",
+    }
 
     name = fields.String()
     total_seats = fields.Integer()
@@ -376,7 +405,13 @@ WRITERS = {Timestamp: timestamp, fields.UUID: str, fields.Nested: EventMembersAn
 
 
 class EventAnswer(Answer):
-    optional: ClassVar[set[str]] = {"salesOpenAt", "salesCloseAt"}
+    optional: ClassVar[set[str]] = {
+        "salesOpenAt",
+        "salesCloseAt",
+        "maxSeatsPerPartner",
+        "maxHeldSeatsPerPartner",
+        "allottedSeats",
+    }
 
     event_id = fields.String()
     name = fields.String()
@@ -387,10 +422,24 @@ class EventAnswer(Answer):
     version = fields.Integer()
     sales_open_at = Timestamp()
     sales_close_at = Timestamp()
+    max_seats_per_partner = fields.Integer()
+    max_held_seats_per_partner = fields.Integer()
+    allotted_seats = fields.Integer(attribute="shown_allotted_seats")
+
+
+class AllotmentAnswer(Answer):
+    optional: ClassVar[set[str]] = {"releaseAt"}
+
+    event_id = fields.String()
+    partner_id = fields.String()
+    seats = fields.Integer(attribute="requested_seats")
+    drawn_seats = fields.Integer()
+    release_at = Timestamp(attribute="expires_at")
+    version = fields.Integer()
 
 
 class ReservationAnswer(Answer):
-    optional: ClassVar[set[str]] = {"expiresAt", "confirmedAt", "cancelledAt"}
+    optional: ClassVar[set[str]] = {"expiresAt", "confirmedAt", "cancelledAt", "allotted"}
 
     reservation_id = fields.UUID()
     event_id = fields.String()
@@ -402,6 +451,7 @@ class ReservationAnswer(Answer):
     expires_at = Timestamp()
     confirmed_at = Timestamp()
     cancelled_at = Timestamp()
+    allotted = fields.Boolean()
 
 
 class ChangeAnswer(Answer):
