@@ -51,6 +51,12 @@ CALLS = {
     "POST /api/v1/reservations/<reservation_id>/confirm": ("{made}/confirm", None, 200, KEPT),
     "PATCH /api/v1/reservations/<reservation_id>": ("{made}", {"seats": 3}, 200, KEPT),
     "DELETE /api/v1/reservations/<reservation_id>": ("{made}", None, 204, NEVER),
+    "POST /api/v1/batch": (
+        "/api/v1/batch",
+        {"operations": [{"op": "reserve", "partnerId": "abc-corp", "seats": 1}]},
+        200,
+        NEVER,
+    ),
     "GET /api/v1/reservations": ("/api/v1/reservations", None, 200, KEPT),
     "POST /api/v1/reservations": (
         "/api/v1/reservations",
