@@ -41,6 +41,24 @@ CALLS = {
         NEVER,
     ),
     "GET /api/v1/events/<event_id>/changes": ("/api/v1/events/gala/changes", None, 200, KEPT),
+    "PUT /api/v1/events/<event_id>/allotments": (
+        "/api/v1/events/gala/allotments",
+        {"partnerId": "abc-corp", "seats": 1},
+        201,
+        NEVER,
+    ),
+    "GET /api/v1/events/<event_id>/allotments": (
+        "/api/v1/events/gala/allotments",
+        None,
+        200,
+        NEVER,
+    ),
+    "DELETE /api/v1/events/<event_id>/allotments": (
+        "/api/v1/events/gala/allotments?partnerId=abc-corp",
+        None,
+        204,
+        NEVER,
+    ),
     "GET /api/v1/reservations/<reservation_id>": ("{made}", None, 200, KEPT),
     "POST /api/v1/reservations/<reservation_id>/extend": (
         "{made}/extend",

@@ -392,7 +392,7 @@ FORBIDDEN = [
     ("events_count_matches_seats", "UPDATE events SET available_seats = total_seats + 1"),
     ("events_count_matches_seats", "UPDATE events SET total_seats = 2"),
     ("events_count_matches_seats", "UPDATE events SET allotted_seats = -1"),
-    ("events_count_matches_seats", "UPDATE events SET allotted_seats = 1"),
+    ("events_count_matches_seats", "UPDATE events SET allotted_seats = 3"),
     ("events_caps_in_range", "UPDATE events SET max_seats_per_partner = 0"),
     ("events_caps_in_range", "UPDATE events SET max_held_seats_per_partner = 10000001"),
     (
