@@ -111,7 +111,7 @@ def test_a_partner_is_one_however_its_accents_are_composed(client, reserve, sql)
     for partner in (composed, decomposed):
         listed = client.get(LIST, query_string={"partnerId": partner}).json["items"]
         assert listed == [made.json]
-    assert sql("SELECT DISTINCT partner_id FROM ledger") == [(composed,)]
+    assert sql("SELECT DISTINCT partner_id FROM reservations") == [(composed,)]
 
 
 @pytest.mark.parametrize(

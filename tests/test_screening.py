@@ -176,6 +176,7 @@ ELSEWHERE = [
     {"Origin": ""},
     {"Origin": "file://"},
     {"Origin": "http://["},
+    {"Origin": "null", "Host": "["},
 ]
 HERE = [
     {},
@@ -227,11 +228,11 @@ def test_whoever_is_no_page_of_another_site_is_served(http, headers):
 def test_an_answer_with_data_is_kept_by_nobody_but_the_one_it_was_for(http):
     made = http.post(RESERVATIONS, BODY)
     place = made.headers["Location"]
-    tagged = [made, *map(http.get, (RESERVATIONS, EVENT, place, EVENT + "/changes"))]
+    tagged = [made, *map(http.get, (RESERVATIONS, EVENT, EVENTS, place, EVENT + "/changes"))]
     tagged.append(http.get(EVENT, if_none_match='"1"'))
     assert tagged[-1].status == 304
     assert all(answer.headers["ETag"] for answer in tagged)
-    others = [*map(http.get, (EVENTS, EVENT + "/reservations", "/nowhere", "/livez"))]
+    others = [*map(http.get, (EVENT + "/reservations", "/nowhere", "/livez"))]
     others += [
         http.get(f"{RESERVATIONS}/{uuid4()}"),
         http.post(RESERVATIONS, {}),

@@ -208,7 +208,7 @@ class Request(Schema):
     """What a client sends. Unknown members are refused: they may be misspelt."""
 
     class Meta:
-        unknown = EXCLUDE  # marshmallow would take the square of their number to tell them
+        unknown = EXCLUDE  # read tells them itself, in their order
 
     def __init__(self):
         super().__init__()
