@@ -3,6 +3,7 @@
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import past
 import pytest
@@ -10,12 +11,14 @@ from serving import ADMIN
 from test_lists import read_all
 
 from ticketboss.data.statements import statement
+from ticketboss.rules.changes import Cancel, Confirm, Edit, Extend, Reduce, Reserve
 
 RESERVATIONS = "/api/v1/reservations"
 EVENT = "/api/v1/events/node-meetup-2025"
 CHANGES = EVENT + "/changes"
-MEMBERS = {"version", "type", "reservationId", "partnerId", "seats", "availableSeats", "at"}
-MEMBERS |= {"actor"}
+MEMBERS = {
+    *("version", "type", "reservationId", "partnerId", "seats", "availableSeats", "at", "actor")
+}
 
 
 class Follower:
@@ -148,6 +151,23 @@ def test_a_page_of_the_feed_has_100_changes_unless_the_client_says_otherwise(cli
 def test_every_change_tells_who_made_it(client, every_kind):
     actors = {change["version"]: change["actor"] for change in client.get(CHANGES).json["items"]}
     assert actors == {**dict.fromkeys(range(1, 8)), 8: "admin", 9: "expiry"}
+
+
+def test_a_change_is_entered_with_whoever_makes_it(client, write_path):
+    name, sale, hold = "node-meetup-2025", uuid4(), uuid4()
+    changes = (
+        Reserve(sale, name, "abc-corp", 2, actor="one"),
+        Reserve(hold, name, "abc-corp", 2, 60, actor="two"),
+        Extend(hold, 90, actor="three"),
+        Confirm(hold, actor="four"),
+        Reduce(sale, 1, actor="five"),
+        Cancel(sale, actor="six"),
+        Edit({"name": "Other"}, actor="seven"),
+    )
+    for change in changes:
+        write_path.submit(name, change)
+    told = [change["actor"] for change in client.get(CHANGES).json["items"]]
+    assert told == [change.actor for change in changes]
 
 
 def test_an_edit_tells_all_members_of_the_event_after_it(client, application):
