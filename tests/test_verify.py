@@ -425,6 +425,18 @@ def test_what_a_release_without_checksums_entered_is_counted_and_verified(histor
     assert (status, output.splitlines()[0]) == (1, f"{older}, 3 differences")
 
 
+def test_a_checksum_is_the_same_on_every_release_of_postgresql(sql):
+    """Or an upgrade would make every row look altered. (Both 15 and 18 gave this one.)"""
+    row = (
+        "'concert'::text, 3::bigint, 'held'::text, md5('')::uuid, 'Ünïcode & Söhne'::text, 3, 497,"
+        " '2030-01-01 12:00:00.5Z'::timestamptz, md5('')::uuid, NULL::text,"
+        " '2030-01-01 12:10:00.5Z'::timestamptz, 'order-1'::text,"
+        """ '{"event": {"name": "x", "total_seats": 500, "more": [1.5, null, true]}}'::jsonb"""
+    )
+    checksum = sql(f"SELECT hash_record_extended(ROW({row}), 0)")
+    assert checksum == [(-5829801487737955007,)]
+
+
 def test_one_corrupt_event_among_many_is_named_and_the_others_are_not(history, client, sql, verify):
     for name in ("a-first", "z-last"):
         body = {"eventId": name, "name": name, "totalSeats": 10}
