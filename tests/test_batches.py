@@ -11,7 +11,7 @@ from test_write_path import EVENT, Submission, as_one_batch, reserve, wait_until
 from ticketboss.data.database import ConnectionLost, Database
 from ticketboss.data.store import Store
 from ticketboss.rules import limits
-from ticketboss.rules.changes import Cancel, Change, Confirm, IfMatch, Reduce
+from ticketboss.rules.changes import Cancel, Change, Confirm, Extend, IfMatch, Reduce
 from ticketboss.rules.errors import TicketBossError
 
 OTHERS = ("alpha", "beta")
@@ -88,6 +88,21 @@ def test_of_a_package_that_is_refused_nothing_is_made_and_each_learns_why(write_
     # What the operations before it would have left.
     assert refusal.value.members["available_seats"] == 2
     assert sql("SELECT count(*) FROM ledger WHERE version > 0") == [(0,)]
+
+
+def test_what_only_the_operations_before_it_make_room_for_is_not_refused(write_path):
+    """It could have been made with them: alone, with none of them made, it could not."""
+    made = write_path.submit(*at("alpha", 5)).reservation.reservation_id
+    held = write_path.submit(*at("beta", 2, hold_seconds=60)).reservation.reservation_id
+    turns = all_of(
+        write_path,
+        ("alpha", Cancel(made)),
+        at("alpha", 5),
+        ("beta", Confirm(held)),
+        ("beta", Extend(held, 90)),
+        at("alpha", 1),
+    )
+    assert codes(turns) == ["not_made", "not_made", "not_made", "not_held", "sold_out"]
 
 
 def test_an_event_that_does_not_exist_refuses_the_package(write_path, sql):

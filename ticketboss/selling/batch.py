@@ -494,7 +494,9 @@ class Batches:
             if fact is None or fact.done_before:
                 plan = _together(parts, read)[decision.turn.event_id]
                 decision = _decide(decision.turn, plan)
-                if plan.entries:
+                # Refused alone, it could have been made for what those before it leave.
+                refused = decision.fact is not None and not decision.fact.done_before
+                if plan.entries or refused:
                     decision = Decision(decision.turn, fact=NotMade())
             elif event := read.events.get(decision.turn.event_id):
                 # By an operation of this batch, which is not made.
