@@ -381,7 +381,7 @@ def test_every_make_target_that_is_named_exists():
 def test_every_command_that_is_named_exists(application):
     named = re.findall(r"(?:flask --app |`)ticketboss (\w+)(?: ([a-z|]+))?", EVERYTHING)
     commands = application.cli.commands
-    assert {command for command, _ in named} == {"verify", "watch", "events", "migrate"}
+    assert {command for command, _ in named} == {"verify", "watch", "check", "events", "migrate"}
     for command, parts in named:
         known = getattr(commands[command], "commands", {})
         assert {part for part in parts.split("|") if "|" in parts} <= set(known)

@@ -1,4 +1,4 @@
-"""The commands of `ticketboss`: migrate the schema, verify the ledger, look after events.
+"""The commands of `ticketboss`: migrate, verify the ledger, check instances, look after events.
 
 `flask --app ticketboss` has the same, and `flask --app wsgi` in a checkout.
 """
@@ -7,11 +7,15 @@ import sys
 import time
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 
 import click
 from flask import Flask
 from flask.cli import AppGroup, ScriptInfo, with_appcontext
 
+from ticketboss.check import history
+from ticketboss.check.clients import Check, CheckError
+from ticketboss.check.judge import judge
 from ticketboss.data.database import Conflict, ConnectionLost, Rejected
 from ticketboss.data.verify import replay_ledgers
 from ticketboss.logs import RELEASE
@@ -131,6 +135,61 @@ class Progress:
         if time.monotonic() > self._next:
             self._next = time.monotonic() + PROGRESS_SECONDS
             click.echo(f"{self.events} events, {self.changes} changes so far", err=True)
+
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@main.command()
+@click.argument("urls", metavar="[URL]...", nargs=-1)
+@click.option("--key-file", type=FILE, metavar="FILE", help="Where an admin key is.")
+@click.option("--seconds", type=click.FloatRange(1), default=60, show_default=True)
+@click.option("--clients", type=click.IntRange(1, 256), default=12, show_default=True)
+@click.option("--failover", is_flag=True, help="A standby may replace the database meanwhile.")
+@click.option("--save", "saved", type=FILE, metavar="FILE", help="Keep what was asked and told.")
+@click.option("--history", "kept", type=FILE, metavar="FILE", help="Judge that, and call nobody.")
+def check(
+    urls: tuple[str, ...],
+    key_file: Path | None,
+    seconds: float,
+    clients: int,
+    failover: bool,
+    saved: Path | None,
+    kept: Path | None,
+):
+    """Sell seats of events of its own on running instances, and judge every answer.
+
+    Exits 1 if a promise was broken, with a line for each time, and 2 if nobody can tell.
+
+    \b
+    Example:
+      ticketboss check http://127.0.0.1:8080 --key-file admin-key --seconds 60
+    """
+    left_out: list[str] = []
+    try:
+        if kept and not urls:
+            records = history.load(kept)
+        elif urls and key_file and not kept:
+            run = Check(list(urls), key_file.read_text("utf-8").strip(), seconds, clients)
+            records, left_out = run.run(), run.left_out
+        else:
+            raise click.UsageError("name instances and a --key-file, or a --history")
+        if saved:
+            history.save(records, saved)
+    except (CheckError, OSError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    verdict = judge(records, failover)
+    for violation in verdict.violations:
+        click.echo(violation)
+    for name in left_out:
+        click.echo(f"left out, for it is not offered: {name}")
+    numbers = {**history.summary(records).shown(), "violations": f"{len(verdict.violations):,}"}
+    if failover:
+        numbers["reads of what was lost"] = f"{verdict.vanished:,}"
+    for name, number in numbers.items():
+        click.echo(f"{name:22}  {number:>10}")
+    if verdict.violations:
+        raise SystemExit(1)
 
 
 @main.command(cls=Refusals)
