@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 .PHONY: help
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "run, dev, bench and verify take settings, such as: make run PORT=9000"
 
@@ -23,6 +23,10 @@ dev: $(VENV)/run ## Serve with readable logs, and start anew on every change
 .PHONY: test
 test: $(VENV)/test ## Run the tests, on a PostgreSQL of their own
 	@$(BIN)/python -m pytest
+
+.PHONY: test-faults
+test-faults: $(VENV)/test ## Disturb it in every way while the checker is at work, for ten minutes
+	@exec $(BIN)/python tests/ordeals.py
 
 .PHONY: lint
 lint: $(VENV)/test ## Check the style of the code

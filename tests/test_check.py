@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
+import ordeals
 import pytest
 from serving import ADMIN_KEY, ROOT
 
@@ -144,6 +145,8 @@ def test_nothing_is_wrong_with_what_was_told(told):
 
 def test_what_nobody_knows_of_may_have_been_made_or_not(told):
     told.alter("too many", status=503, answer={"error": "No", "code": "unavailable"})
+    for read in ("summary", "page", "list", "show"):
+        told.alter(read, status=None, answer=None)
     assert told.verdict() == Verdict([], 0)
 
 
@@ -514,6 +517,22 @@ def test_a_real_service_is_found_right(server, serve):
     assert {("reserve", 201), ("reserve", 409), ("cancel", 204), ("confirm", 200)} <= seen
     assert {record.server for record in records} == {0, 1}
     assert history.summary(records).unknown == 0
+
+
+@pytest.mark.parametrize(
+    "ordeal",
+    [
+        ordeals.a_worker_is_killed,
+        ordeals.the_database_is_killed,
+        ordeals.isolation_is_read_committed,
+    ],
+    ids=lambda ordeal: ordeal.__name__.replace("_", " "),
+)
+def test_a_disturbed_service_is_found_right(ordeal):
+    """Some of `make test-faults`, and shorter."""
+    outcome = ordeals.run(ordeal, seconds=7)
+    assert outcome.verdict == Verdict([], 0)
+    assert outcome.strikes and outcome.numbers.acknowledged > 100
 
 
 def command(*arguments, **options) -> subprocess.CompletedProcess:
