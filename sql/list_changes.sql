@@ -1,5 +1,8 @@
 -- List an event's changes in the order of their commits.
 --
+-- Where a scope is given, names and ids of all other partners are null: a version that
+-- is left out would look as if it had been lost.
+--
 -- A row each:  the event's version, whether it is unsettled (see read_event.sql), and
 --              the change.
 -- One row:     with nulls for the change, where there is none.
@@ -14,8 +17,19 @@ SELECT events.version AS event_version,
        page.*
 FROM events
 LEFT JOIN LATERAL (
-    SELECT version, type, CASE WHEN type <> 'allotted' THEN reservation_id END AS reservation_id,
-           partner_id, seats, available_seats, at, actor, details
+    SELECT version, type,
+           CASE WHEN type <> 'allotted'
+                 AND (%(scope)s::text IS NULL OR partner_id = %(scope)s) THEN reservation_id
+           END AS reservation_id,
+           CASE WHEN %(scope)s::text IS NULL OR partner_id = %(scope)s THEN partner_id
+           END AS partner_id,
+           seats, available_seats, at,
+           CASE WHEN %(scope)s::text IS NULL OR EXISTS (
+               SELECT FROM keys
+               WHERE key_id = actor
+                 AND keys.partner_id = %(scope)s
+           ) THEN actor END AS actor,
+           details
     FROM ledger
     WHERE ledger.event_id = events.event_id
       AND ledger.version > %(after)s

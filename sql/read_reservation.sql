@@ -1,4 +1,4 @@
--- Read one reservation by its id.
+-- Read one reservation by its id: anybody's, or a partner's where a scope is given.
 --
 -- One row:  the reservation. overdue: its hold has expired and is not settled yet.
 -- No row:   there is no such reservation.
@@ -8,4 +8,5 @@ SELECT reservation_id, event_id, partner_id, seats, status, version, created_ver
        status = 'held' AND expires_at <= now() AS overdue
 FROM reservations
 WHERE reservation_id = %(reservation_id)s
-  AND NOT allotment;
+  AND NOT allotment
+  AND (%(scope)s::text IS NULL OR partner_id = %(scope)s);

@@ -1,6 +1,7 @@
 """One real PostgreSQL per session, emptied for every test."""
 
 import contextlib
+import itertools
 import re
 import secrets
 import shutil
@@ -63,7 +64,7 @@ def sql(dsn):
 @pytest.fixture(autouse=True)
 def _empty(store, sql):
     """Empty the tables, and leave the default event as a first start makes it."""
-    sql("TRUNCATE events, reservations, ledger")
+    sql("TRUNCATE events, reservations, ledger, keys")
     store.create_event("node-meetup-2025", "Node.js Meet-up", 500)
 
 
@@ -122,3 +123,62 @@ def verify(application):
         return result.exit_code, result.output
 
     return run
+
+
+# --- With keys ------------------------------------------------------------------------
+
+ADDRESSES = (f"198.51.{n // 256 % 256}.{n % 256}" for n in itertools.count())
+
+
+@pytest.fixture
+def keyed(serving_dsn):
+    """Give an application that knows its callers by their keys."""
+    app = create_app(Config(database_url=serving_dsn, admin_key=ADMIN_KEY, auth="keys"))
+    yield app
+    app.extensions["ticketboss"]["store"].database.close()
+
+
+@pytest.fixture
+def call(keyed):
+    """Give a function that makes a request with a key, from an address of its own."""
+
+    def call(method, path, key=None, address=None, **more):
+        headers = more.pop("headers", {})
+        if key is not None:
+            headers = {**headers, "Authorization": f"Bearer {key}"}
+        environ = {"REMOTE_ADDR": address or next(ADDRESSES)}
+        return keyed.test_client().open(
+            path, method=method, headers=headers, environ_overrides=environ, **more
+        )
+
+    return call
+
+
+@pytest.fixture
+def create_key(call):
+    """Give a function that makes a key, of a partner or else an admin, and returns it."""
+
+    def create_key(partner_id=None):
+        members = {"admin": True} if partner_id is None else {"partnerId": partner_id}
+        made = call("POST", "/api/v1/keys", ADMIN_KEY, json=members)
+        assert made.status_code == 201
+        return made.json["key"]
+
+    return create_key
+
+
+@pytest.fixture
+def statements(monkeypatch):
+    """Record every statement on its way to the database."""
+    sent = []
+
+    def recording(plain):
+        def send(self, sql, parameters=None):
+            sent.append(sql)
+            return plain(self, sql, parameters)
+
+        return send
+
+    for name in ("read", "write"):
+        monkeypatch.setattr(Database, name, recording(getattr(Database, name)))
+    return sent

@@ -36,8 +36,10 @@ class Answer:
 class Client:
     """One kept-alive connection to a server; not to be shared between threads."""
 
-    def __init__(self, port: int, timeout: float = 30):
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    def __init__(self, port: int, timeout: float = 30, source: str = "127.0.0.1"):
+        self._connection = http.client.HTTPConnection(
+            "127.0.0.1", port, timeout=timeout, source_address=(source, 0)
+        )
 
     def call(self, method: str, path: str, body=None, headers: dict | None = None) -> Answer:
         """Send a request; a body that is not bytes is sent as JSON."""
@@ -86,7 +88,8 @@ class Server:
         clean = {
             name: value
             for name, value in os.environ.items()
-            if name not in ("DATABASE_URL", "EVENT_ID", "HOST", "LOG_FORMAT", "WORKERS", "THREADS")
+            if name
+            not in ("AUTH", "DATABASE_URL", "EVENT_ID", "HOST", "LOG_FORMAT", "WORKERS", "THREADS")
         }
         self.environment = {
             **clean,
@@ -123,8 +126,8 @@ class Server:
             time.sleep(0.05)
         raise AssertionError(f"the server did not start:\n{self.output()}")
 
-    def client(self, timeout: float = 30) -> Client:
-        return Client(self.port, timeout)
+    def client(self, timeout: float = 30, source: str = "127.0.0.1") -> Client:
+        return Client(self.port, timeout, source)
 
     def output(self) -> str:
         # Without moving the place where the server writes, which is the same.

@@ -39,6 +39,9 @@ WRONG = [
     ("CPU_AFFINITY", "0-1", "auto or off"),
     ("LOG_FORMAT", "xml", "auto, json or text"),
     ("LOG_FORMAT", "JSON", "auto, json or text"),
+    *(("AUTH", value, "open or keys") for value in ("none", "KEYS", "open ", "true")),
+    ("PARTNER_CONCURRENCY", "0", f"{NUMBER} 1 to 256"),
+    ("PARTNER_CONCURRENCY", "257", f"{NUMBER} 1 to 256"),
     ("DATABASE_URL", "nonsense", "a PostgreSQL connection string"),
     ("DATABASE_URL", "mysql://root@localhost/x", "a PostgreSQL connection string"),
     ("DATABASE_URL", "sqlite:///ticketboss.db", "a PostgreSQL connection string"),
@@ -110,6 +113,7 @@ def test_nothing_set_means_the_defaults_that_the_readme_promises(folder):
     assert config.event_id == "node-meetup-2025"
     assert config.data == folder / ".data"
     assert config.admin_key is None
+    assert config.auth is None
 
 
 def test_every_value_that_is_taken_arrives():
@@ -128,6 +132,8 @@ def test_every_value_that_is_taken_arrives():
             "CPU_AFFINITY": "off",
             "LOG_FORMAT": "text",
             "ADMIN_KEY": "x" * 16,
+            "AUTH": "keys",
+            "PARTNER_CONCURRENCY": "3",
         }
     )
     assert (config.database_url, config.data) == (URL, Path("/var/lib/ticketboss"))
@@ -136,6 +142,7 @@ def test_every_value_that_is_taken_arrives():
     assert (config.connections, config.keepalive) == (16, 1)
     assert config.cpu_affinity == "off"
     assert (config.log_format, config.admin_key) == ("text", "x" * 16)
+    assert (config.auth, config.partner_concurrency) == ("keys", 3)
 
 
 @pytest.mark.parametrize(

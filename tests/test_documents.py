@@ -9,11 +9,12 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from serving import ADMIN_KEY, ROOT
+from serving import ROOT
 from test_structure import STOREYS
 
 from ticketboss.config import Config, ConfigurationError, load
@@ -98,6 +99,8 @@ class Names:
     UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
     TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
     REQUEST_ID = re.compile(r'("requestId": ?)"[0-9a-f]{32}"')
+    KEY_ID = re.compile(r'("keyId": ?)"[0-9a-z]{12}"')
+    DAY = re.compile(r'"\d{4}-\d\d-\d\d"')
     CURSOR = re.compile(r'("next": ?)"[A-Za-z0-9_-]{48}"')
 
     def __init__(self):
@@ -108,6 +111,7 @@ class Names:
             lambda match: self._known.setdefault(match[0], f"id-{len(self._known) + 1}"), text
         )
         text = self.TIME.sub("a-time", text)
+        text = self.DAY.sub('"a-day"', self.KEY_ID.sub(r'\1"a-key"', text))
         text = self.REQUEST_ID.sub(r'\1"a-request"', text)
         return self.CURSOR.sub(r'\1"a-cursor"', text)
 
@@ -123,7 +127,7 @@ def parsed(output: str) -> tuple[list[str], object]:
 
 
 # The documents with curl lines, and of how many calls at least.
-CALLS = {"README.md": 7, "docs/api.md": 20}
+CALLS = {"README.md": 7, "docs/api.md": 20, "docs/access.md": 5}
 
 
 def test_no_other_document_shows_commands_and_their_answers():
@@ -133,13 +137,21 @@ def test_no_other_document_shows_commands_and_their_answers():
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
 @pytest.mark.parametrize("name", CALLS)
-def test_the_curl_lines_work_in_their_order_and_give_the_answers_shown(name, server):
+def test_the_curl_lines_work_in_their_order_and_give_the_answers_shown(name, server, serve):
+    if name == "docs/access.md":
+        server = serve(AUTH="keys")
     lines = commands(DOCUMENTS[name])
     assert sum(command.text.count(ADDRESS) for command in lines) >= CALLS[name]
     script = f"\nprintf '%s' '{BORDER}'\n".join(command.text for command in lines)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script.replace(ADDRESS, _address(server))],
-        env={**os.environ, "ADMIN_KEY": ADMIN_KEY, "NO_PROXY": "*", "no_proxy": "*"},
+        env={
+            **server.environment,
+            "NO_PROXY": "*",
+            "no_proxy": "*",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -381,7 +393,8 @@ def test_every_make_target_that_is_named_exists():
 def test_every_command_that_is_named_exists(application):
     named = re.findall(r"(?:flask --app |`)ticketboss (\w+)(?: ([a-z|]+))?", EVERYTHING)
     commands = application.cli.commands
-    assert {command for command, _ in named} == {"verify", "watch", "check", "events", "migrate"}
+    known = {"verify", "watch", "check", "events", "keys", "migrate"}
+    assert {command for command, _ in named} == known
     for command, parts in named:
         known = getattr(commands[command], "commands", {})
         assert {part for part in parts.split("|") if "|" in parts} <= set(known)

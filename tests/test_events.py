@@ -564,14 +564,15 @@ def test_while_no_admin_key_is_configured_nobody_is_the_admin(without_key, sql, 
 
 
 def test_a_wrong_admin_key_is_refused(server, sql):
-    client = server.client()
     body = {"eventId": "concert", "name": "A Concert", "totalSeats": 10}
-    for authorization in (
+    wrong = (
         *("", "Bearer", "Bearer ", ADMIN_KEY, f"Basic {ADMIN_KEY}", f"Bearer {ADMIN_KEY}x"),
         *(f"Bearer {ADMIN_KEY[:-1]}", f"Bearer {ADMIN_KEY.upper()}"),
         *(f"Bearer {ADMIN_KEY} {ADMIN_KEY}", "Bearer cl\xe9", f"Bearer {ADMIN_KEY}\xff"),
         *("Bearer \xb9", "Bearer " + "\xff" * 2000, None),
-    ):
+    )
+    for number, authorization in enumerate(wrong, start=1):
+        client = server.client(source=f"127.0.1.{number}")  # so many from one would be guesses
         headers = {"If-Match": "*"}
         if authorization is not None:
             headers["Authorization"] = authorization
@@ -583,6 +584,7 @@ def test_a_wrong_admin_key_is_refused(server, sql):
             assert (refused.status, refused.json["code"]) == (401, "unauthorized"), authorization
             assert refused.headers["WWW-Authenticate"] == "Bearer"
             assert ADMIN_KEY not in refused.body.decode()
+        client.close()
     assert sql("SELECT event_id, version FROM events") == [("node-meetup-2025", 0)]
 
 

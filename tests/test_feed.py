@@ -259,7 +259,7 @@ def test_reading_the_feed_costs_one_indexed_read_at_any_position(sql, every_kind
         plan = sql(
             "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) "
             + statement("list_changes").rstrip("; \n"),
-            {"event_id": "node-meetup-2025", "after": after, "limit": 10},
+            {"event_id": "node-meetup-2025", "scope": None, "after": after, "limit": 10},
         )
         lines = [line for (line,) in plan if " on ledger" in line]
         assert all("Index" in line for line in lines), plan

@@ -588,7 +588,7 @@ def test_of_confirm_and_expiry_at_the_same_instant_exactly_one_wins(
 
 
 # What the message that reads the reservations of a batch says.
-READ = b"WHERE reservation_id = ANY ("
+READ = b"JOIN reservations USING (reservation_id)"
 
 
 @pytest.mark.parametrize("change", ["cancel", "confirm", "extend", "reduce"])

@@ -211,6 +211,22 @@ def test_a_reservation_of_another_event_is_none_of_this_one():
             change.apply(sold(other))
 
 
+@pytest.mark.parametrize("change", [Cancel, Confirm, lambda id, **to: Extend(id, 60, **to)])
+def test_a_reservation_of_another_partner_is_as_good_as_none(change):
+    """It may be read all the same, for one of its own partner's changes in the same batch."""
+    theirs = reservation(status="held", expires_at=T + timedelta(seconds=60))
+    plan = sold(theirs)
+    for made in (
+        change(theirs.reservation_id, scope="xyz-inc"),
+        change(theirs.reservation_id, scope="xyz-inc", if_match=IfMatch(frozenset(["9"]))),
+    ):
+        with pytest.raises(Elsewhere):
+            made.apply(plan)
+    assert plan.entries == []
+    change(theirs.reservation_id, scope="abc-corp").apply(plan)
+    assert len(plan.entries) == 1
+
+
 def test_a_key_gives_the_reservation_that_it_made_and_no_other():
     earlier = reservation(2, idempotency_key="k", status="cancelled")
     plan = sold(earlier)

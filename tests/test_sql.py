@@ -94,7 +94,14 @@ def many(sql):
         " SELECT event_id, created_version, 'reserved', reservation_id, partner_id, 1,"
         " 50000 - created_version, now(), reservation_id FROM reservations"
     )
-    sql("ANALYZE events, reservations, ledger")
+    sql(
+        "INSERT INTO keys (key_id, digest, kind, partner_id, created_at, revoked_at)"
+        " SELECT lpad(n::text, 12, '0'), sha256('nobody'), 'partner', 'partner-' || n %% 100,"
+        " now() - n * interval '1 hour', CASE WHEN n > 1000 THEN now() END"
+        " FROM generate_series(1, %(n)s) AS n",
+        {"n": RESERVATIONS},
+    )
+    sql("ANALYZE events, reservations, ledger, keys")
 
 
 # --- Every statement --------------------------------------------------------------
@@ -165,7 +172,7 @@ def test_no_statement_of_a_request_reads_a_whole_table(client, store, dsn, many,
     assert store.find_batch(lost, uuid4()) is None  # as after a write whose answer was lost
     some = "SELECT reservation_id FROM reservations WHERE event_id = 'big' AND status = 'confirmed'"
     cancel = Cancel(run_sql(dsn, some + " LIMIT 1")[0][0])
-    lost = Plan.supposing("big", *store.read_reservations([cancel.reads], []))
+    lost = Plan.supposing("big", *store.read_reservations([(cancel.reads, None)], []))
     cancel.apply(lost)
     assert store.find_batch(lost, uuid4()) is None
     found, offenders = set(), []
@@ -180,7 +187,7 @@ def test_no_statement_of_a_request_reads_a_whole_table(client, store, dsn, many,
                 for node in nodes(plan[0][0][0]["Plan"])
                 if node["Node Type"] == "Seq Scan"
             }
-            if scanned & {"reservations", "ledger"}:
+            if scanned & {"reservations", "ledger", "keys"}:
                 offenders.append((name, scanned, parameters))
     assert offenders == []
     # Every statement was among them, so none has gone unseen.
@@ -261,6 +268,14 @@ def call_everything(client, dsn):
         call(200, "GET", f"{BIG}/reservations?partnerId=partner-7&status={status}")
     for after in (0, RESERVATIONS // 2, RESERVATIONS - 5, RESERVATIONS):
         call(200, "GET", f"{BIG}/changes?after={after}&limit=1000")
+
+    key = call(201, "POST", "/api/v1/keys", {"admin": True}, authorization=admin).json
+    admin = f"Bearer {key['key']}"
+    for query in ("", "?limit=100", "?partnerId=partner-7&limit=1"):
+        cursor = call(200, "GET", "/api/v1/keys" + query, authorization=admin).json["next"]
+        more = f"{query}&after={cursor}" if query else f"?after={cursor}"
+        call(200, "GET", "/api/v1/keys" + more, authorization=admin)
+    call(204, "DELETE", f"/api/v1/keys/{key['keyId']}", authorization=admin)
 
     # Holds that have expired, first while they cannot be settled.
     run_sql(dsn, "UPDATE reservations SET expires_at = now() WHERE created_version < 500")
@@ -456,6 +471,14 @@ FORBIDDEN = [
     ("ledger_names_what_changed", "UPDATE ledger SET reservation_id = NULL"),
     ("ledger_names_what_changed", "UPDATE ledger SET partner_id = NULL"),
     ("ledger_names_what_changed", "UPDATE ledger SET type = 'event_updated'"),
+    (
+        "keys_one_per_id",
+        "INSERT INTO keys (key_id, digest, kind) VALUES ('k', sha256('other'), 'admin')",
+    ),
+    ("keys_digest_is_one", "UPDATE keys SET digest = 'the key itself'"),
+    ("keys_kind_known", "UPDATE keys SET kind = 'master'"),
+    ("keys_partner_has_a_name", "UPDATE keys SET partner_id = NULL"),
+    ("keys_partner_has_a_name", "UPDATE keys SET kind = 'admin'"),
 ]
 
 
@@ -469,6 +492,10 @@ def sold(sql):
     )
     sql(f"{RESERVED} VALUES ('e', 1, {ONE}, 'p', 2, 'confirmed', 1, now(), NULL, 2, 'key')")
     sql(f"{ENTERED} VALUES ('e', 1, 'reserved', {ONE}, 'p', 2, 3, now(), {ONE})")
+    sql(
+        "INSERT INTO keys (key_id, digest, kind, partner_id)"
+        " VALUES ('k', sha256('a key'), 'partner', 'p')"
+    )
 
 
 @pytest.mark.parametrize(("constraint", "wrong"), FORBIDDEN)
@@ -481,10 +508,10 @@ def test_the_database_itself_refuses_what_is_wrong(sql, sold, constraint, wrong)
 def test_every_constraint_of_the_schema_is_tested(sql):
     names = sql(
         "SELECT conname FROM pg_constraint"
-        " WHERE conrelid IN ('events'::regclass, 'reservations'::regclass, 'ledger'::regclass)"
+        " WHERE conrelid = ANY ('{events,reservations,ledger,keys}'::regclass[])"
         " AND contype IN ('c', 'f', 'p', 'u', 'x')"
         " UNION SELECT indexrelid::regclass::text FROM pg_index WHERE indisunique"
-        " AND indrelid IN ('events'::regclass, 'reservations'::regclass, 'ledger'::regclass)"
+        " AND indrelid = ANY ('{events,reservations,ledger,keys}'::regclass[])"
     )
     assert {name for (name,) in names} == {constraint for constraint, _ in FORBIDDEN}
 

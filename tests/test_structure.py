@@ -79,12 +79,17 @@ KNOWN_TO = {
     "psycopg2": {"data/database.py"},
     "ticketboss.data.database": {
         *("__init__.py", "cli.py", "config.py", "serving/startup.py"),
-        *("data/store.py", "data/verify.py", "data/migrations.py", "selling/batch.py"),
+        *("data/keys.py", "data/store.py", "data/verify.py", "data/migrations.py"),
+        "selling/batch.py",
     },
     "flask": {"__init__.py", "cli.py", "web/"},
     "marshmallow": {"web/schemas.py"},
     "gunicorn": {"serving/", "web/bodies.py"},
-    "threading": {"check/clients.py", "data/database.py", "selling/line.py", "serving/worker.py"},
+    "threading": {
+        "check/clients.py",
+        *("data/database.py", "data/keys.py", "selling/line.py", "serving/worker.py"),
+        "web/access.py",
+    },
 }
 
 

@@ -5,6 +5,7 @@ from flask import Flask
 from ticketboss import cli, logs
 from ticketboss.config import Config
 from ticketboss.data.database import Database
+from ticketboss.data.keys import Keys
 from ticketboss.data.store import Store
 from ticketboss.rules.ids import ReservationIds
 from ticketboss.selling.batch import Batches
@@ -16,10 +17,12 @@ from ticketboss.web import (
     board,
     events,
     health,
+    keys,
     reservations,
     responses,
     screening,
 )
+from ticketboss.web.access import Access
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -35,21 +38,27 @@ def create_app(config: Config | None = None) -> Flask:
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     logs.configure(config.log_format)
 
-    store = Store(Database(dsn, config.pool_size))
+    database = Database(dsn, config.pool_size)
+    store, known_keys = Store(database), Keys(database)
+    access = Access(config, known_keys)
     app.extensions["ticketboss"] = {
+        "access": access,
         "config": config,
         "ids": ReservationIds(),
+        "keys": known_keys,
         "store": store,
         "write_path": Line(Batches(store)),
     }
 
     responses.register(app)
     screening.register(app)
+    access.register(app, by_keys=config.auth == "keys")
     app.register_blueprint(health.blueprint)
     app.register_blueprint(reservations.blueprint)
     app.register_blueprint(events.blueprint)
     app.register_blueprint(batches.blueprint)
     app.register_blueprint(allotments.blueprint)
     app.register_blueprint(board.blueprint)
+    app.register_blueprint(keys.blueprint)
     cli.register(app)
     return app

@@ -1,10 +1,11 @@
-"""The commands of `ticketboss`: migrate, verify the ledger, check instances, look after events.
+"""The commands of `ticketboss`: migrate, verify, watch, check instances, look after events, keys.
 
 `flask --app ticketboss` has the same, and `flask --app wsgi` in a checkout.
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +22,13 @@ from ticketboss.data.verify import replay_ledgers
 from ticketboss.logs import RELEASE
 from ticketboss.rules import limits
 from ticketboss.rules.changes import Allot, Edit, Release
-from ticketboss.rules.errors import EventExists, EventNotFound, TicketBossError
+from ticketboss.rules.errors import EventExists, EventNotFound, KeyNotFound, TicketBossError
+from ticketboss.rules.keys import KEY_ID, Kind, new
 from ticketboss.rules.model import COMMAND, Event, LedgerEntry
 from ticketboss.serving import startup
 from ticketboss.web import reads, schemas
 from ticketboss.web.current import ids, store, write_path
+from ticketboss.web.current import keys as known_keys
 
 # What `watch` begins with, how often it looks for more, and how wide its bar is.
 RECENT_CHANGES = 10
@@ -53,6 +56,7 @@ def main(context: click.Context):
     Examples:
       ticketboss events list
       ticketboss watch node-meetup-2025
+      ticketboss keys create abc-corp
       DATABASE_URL=postgresql://ticketboss@db/ticketboss ticketboss verify
     """
     context.obj = ScriptInfo(create_app=_create_app)
@@ -214,7 +218,7 @@ def watch(event_id: str, after: int | None):
     after = max(0, event.version - RECENT_CHANGES) if after is None else after
 
     def read(_: bool):
-        return store.list_changes(event_id, after, limits.FEED_MAXIMUM)
+        return store.list_changes(event_id, None, after, limits.FEED_MAXIMUM)
 
     with suppress(KeyboardInterrupt):
         while True:
@@ -279,7 +283,7 @@ def create(event_id: str, **options):
     members = schemas.CreateEventRequest().read(_given({"event_id": event_id, **options}))
     if not store.create_event(**members, actor=COMMAND):
         raise EventExists
-    _table([reads.event(event_id)])
+    _show([reads.event(event_id)])
 
 
 @events.command("list", cls=Refusals)
@@ -294,7 +298,7 @@ def index():
     while page := store.list_events(after, limit=100):
         found += reads.settle_all(page)
         after = page[-1].event_id
-    _table(found)
+    _show(found)
 
 
 @events.command(cls=Refusals)
@@ -306,7 +310,7 @@ def show(event_id: str):
     Example:
       ticketboss events show gala
     """
-    _table([reads.event(event_id)])
+    _show([reads.event(event_id)])
 
 
 @events.command(cls=Refusals)
@@ -323,7 +327,82 @@ def edit(event_id: str, **options):
     members = schemas.EditEventRequest().read(_given(options))
     if not members:
         raise click.UsageError("name at least one thing to change; see --help")
-    _table([write_path.submit(event_id, Edit(members, actor=COMMAND))])
+    _show([write_path.submit(event_id, Edit(members, actor=COMMAND))])
+
+
+@main.group(cls=AppGroup)
+def keys():
+    """Create, list and revoke keys.
+
+    \b
+    Example:
+      ticketboss keys list --partner abc-corp
+    """
+
+
+@keys.command("create", cls=Refusals)
+@click.argument("partner_id", required=False)
+@click.option("--admin", is_flag=True, help="A key that may do everything.")
+@click.option("--metrics", is_flag=True, help="A key that is good for /metrics alone.")
+def create_key(partner_id: str | None, admin: bool, metrics: bool):
+    """Create a key for a partner, an admin, or metrics.
+
+    It is printed once, and alone, so that it can be piped to where it is kept.
+
+    \b
+    Examples:
+      ticketboss keys create abc-corp
+      ticketboss keys create --admin >admin.key
+    """
+    if (partner_id is not None) + admin + metrics != 1:
+        raise click.UsageError("name a partner, or give --admin or --metrics")
+    kind: Kind = "admin" if admin else "metrics" if metrics else "partner"
+    if partner_id is not None:
+        members = schemas.CreateKeyRequest().read(_given({"partner_id": partner_id}))
+        partner_id = members["partner_id"]
+    key_id, text = new()
+    known_keys.create(key_id, text, kind, partner_id)
+    click.echo(f"key {key_id} for {partner_id or kind}; it is not shown again", err=True)
+    click.echo(text)
+
+
+@keys.command("list", cls=Refusals)
+@click.option("--partner", "partner_id", metavar="PARTNER_ID", help="Only those of this partner.")
+def list_keys(partner_id: str | None):
+    """List keys, newest last, by their public ids.
+
+    \b
+    Example:
+      ticketboss keys list --partner abc-corp
+    """
+    partner_id = schemas.KeysQuery().read(_given({"partner_id": partner_id}))["partner_id"]
+    rows, after = [], None
+    while page := known_keys.list(partner_id, after, limit=100):
+        rows += [
+            (
+                key.key_id,
+                key.partner_id or f"({key.kind})",
+                _moment(key.created_at),
+                str(key.last_used_on or "never"),
+                _moment(key.revoked_at, otherwise="no"),
+            )
+            for key in page
+        ]
+        after = page[-1].key_id
+    _table(("KEY", "PARTNER", "CREATED", "LAST USED", "REVOKED"), rows)
+
+
+@keys.command("revoke", cls=Refusals)
+@click.argument("key_id")
+def revoke_key(key_id: str):
+    """End a key by its public id, everywhere within half a minute.
+
+    \b
+    Example:
+      ticketboss keys revoke 4gz0dwkqf1tn
+    """
+    if not KEY_ID.match(key_id) or not known_keys.revoke(key_id):
+        raise KeyNotFound
 
 
 @events.command(cls=Refusals)
@@ -351,7 +430,7 @@ def allot(event_id: str, partner_id: str, seats: int | None, release_at: str | N
         given = {"partner_id": partner_id, "seats": seats, "release_at": release_at}
         members = schemas.AllotRequest().read(_given(given))
         write_path.submit(event_id, Allot(ids.new(event_id), event_id, **members, actor=COMMAND))
-    _table([reads.event(event_id)])
+    _show([reads.event(event_id)])
 
 
 def _given(options: dict) -> dict:
@@ -363,7 +442,7 @@ def _given(options: dict) -> dict:
     }
 
 
-def _table(found: list[Event]) -> None:
+def _show(found: list[Event]) -> None:
     head = ("EVENT", "NAME", "SEATS", "AVAILABLE", "RESERVATIONS", "VERSION", "SALES")
     rows = [
         (
@@ -377,11 +456,17 @@ def _table(found: list[Event]) -> None:
         )
         for event in found
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    _table(head, rows)
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    columns = list(zip(head, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    numbers = [all(cell.isdigit() for cell in column[1:]) for column in columns]
     for row in (head, *rows):
         cells = (
-            text.rjust(width) if 2 <= place <= 5 else text.ljust(width)
-            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(row, widths, numbers, strict=True)
         )
         click.echo("  ".join(cells).rstrip())
 

@@ -34,6 +34,8 @@ class Config:
     log_format: str = "auto"
     admin_key: str | None = None
     auto_migrate: str = "on"
+    auth: str | None = None  # None: open, on the loopback
+    partner_concurrency: int | None = None  # None: half of the threads
 
 
 def load(environment: Mapping[str, str] | None = None) -> Config:
@@ -104,6 +106,9 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         auto_migrate=matching(
             "AUTO_MIGRATE", default.auto_migrate, re.compile(r"(on|off)\Z"), "on or off"
         ),
+        auth=matching("AUTH", "", re.compile(r"(open|keys)?\Z"), "open or keys") or None,
+        partner_concurrency=text("PARTNER_CONCURRENCY", None)
+        and number("PARTNER_CONCURRENCY", 1, 1, 256),
     )
 
 

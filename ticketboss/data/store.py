@@ -126,8 +126,12 @@ class Store:
 
     # --- Reservations and changes ---------------------------------------------
 
-    def read_reservation(self, reservation_id: UUID) -> Reservation | None:
-        rows = self.database.read(statement("read_reservation"), {"reservation_id": reservation_id})
+    # `scope` is the partner whose things are there to be seen; None: everybody's.
+
+    def read_reservation(self, reservation_id: UUID, scope: str | None) -> Reservation | None:
+        rows = self.database.read(
+            statement("read_reservation"), {"reservation_id": reservation_id, "scope": scope}
+        )
         return Reservation(**rows[0]._asdict()) if rows else None
 
     def list_reservations(
@@ -167,26 +171,31 @@ class Store:
         )
         return _page(rows, "reservation_id", Reservation)
 
-    def list_changes(self, event_id: str, after: int, limit: int) -> Page[LedgerEntry] | None:
-        """Return ledger entries; None: no such event."""
+    def list_changes(
+        self, event_id: str, scope: str | None, after: int, limit: int
+    ) -> Page[LedgerEntry] | None:
+        """Return ledger entries, without the names and ids of others; None: no such event."""
         rows = self.database.read(
-            statement("list_changes"), {"event_id": event_id, "after": after, "limit": limit}
+            statement("list_changes"),
+            {"event_id": event_id, "scope": scope, "after": after, "limit": limit},
         )
         return _page(rows, "version", _entry)
 
     # --- For the write path ---------------------------------------------------
 
     def read_reservations(
-        self, ids: Iterable[UUID], keys: Iterable[Key]
+        self, ids: Iterable[tuple[UUID, str | None]], keys: Iterable[Key]
     ) -> tuple[list[Reservation], datetime | None]:
-        """Return reservations by their ids and by the keys they were made with.
+        """Return reservations by ids, each within a scope, and by the keys they were made with.
 
         And the time of reading, which is None where there is none of them.
         """
         rows: list[Row] = []
-        if reservation_ids := list(ids):
+        if asked := list(ids):
+            reservation_ids, scopes = map(list, zip(*asked, strict=True))
             rows += self.database.read(
-                statement("read_reservations"), {"reservation_ids": reservation_ids}
+                statement("read_reservations"),
+                {"reservation_ids": reservation_ids, "scopes": scopes},
             )
         if brought := list(keys):
             partner_ids, idempotency_keys = map(list, zip(*brought, strict=True))

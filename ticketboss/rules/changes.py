@@ -76,6 +76,8 @@ class Change:
     actor: str | None = None
     # Whether it is written in a batch of its own.
     alone: bool = False
+    # The partner whose reservation it may change; None: anybody's.
+    scope: str | None = None
 
     @property
     def may_suppose(self) -> bool:
@@ -168,6 +170,7 @@ class ReservationChange(Change):
     """A change of one reservation."""
 
     reservation_id: UUID
+    scope: str | None = field(default=None, kw_only=True)
 
     @property
     def may_suppose(self) -> bool:
@@ -186,7 +189,7 @@ class Cancel(ReservationChange):
     actor: str | None = field(default=None, kw_only=True)
 
     def apply(self, plan: Plan) -> Outcome:
-        reservation = plan.existing(self.reservation_id)
+        reservation = plan.existing(self.reservation_id, self.scope)
         if reservation.status == "cancelled":
             raise CancelledBefore(cancelled_at=reservation.cancelled_at)
         if reservation.status == "expired":
@@ -207,7 +210,7 @@ class Confirm(ReservationChange):
     actor: str | None = field(default=None, kw_only=True)
 
     def apply(self, plan: Plan) -> Outcome:
-        reservation = _live(plan, self.reservation_id)
+        reservation = _live(plan, self.reservation_id, self.scope)
         if reservation.status == "confirmed":
             return Outcome(plan.repeat(reservation), replayed=True)
         self.if_match.check(plan.judged_version_of(reservation))
@@ -240,7 +243,7 @@ class Extend(ReservationChange):
         return False
 
     def apply(self, plan: Plan) -> Outcome:
-        reservation = _live(plan, self.reservation_id)
+        reservation = _live(plan, self.reservation_id, self.scope)
         if reservation.status == "confirmed":
             raise NotHeld
         self.if_match.check(plan.judged_version_of(reservation))
@@ -264,7 +267,7 @@ class Reduce(ReservationChange):
     actor: str | None = field(default=None, kw_only=True)
 
     def apply(self, plan: Plan) -> Outcome:
-        reservation = _live(plan, self.reservation_id)
+        reservation = _live(plan, self.reservation_id, self.scope)
         if self.seats == reservation.seats:
             return Outcome(plan.repeat(reservation), replayed=True)
         self.if_match.check(plan.judged_version_of(reservation))
@@ -435,12 +438,12 @@ def _before_the_close(plan: Plan) -> None:
         raise SalesClosed(sales_close_at=closes, version=plan.judged_version)
 
 
-def _live(plan: Plan, reservation_id: UUID) -> Reservation:
-    """Return a reservation that still has its seats.
+def _live(plan: Plan, reservation_id: UUID, scope: str | None) -> Reservation:
+    """Return a reservation of a partner that still has its seats.
 
     Raises Elsewhere, AlreadyCancelled or HoldExpired.
     """
-    reservation = plan.existing(reservation_id)
+    reservation = plan.existing(reservation_id, scope)
     if reservation.status == "cancelled":
         raise AlreadyCancelled(cancelled_at=reservation.cancelled_at)
     if reservation.status == "expired":

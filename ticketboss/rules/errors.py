@@ -61,7 +61,17 @@ class UnsupportedMediaType(TicketBossError):
 
 class Unauthorized(TicketBossError):
     status, code = 401, "unauthorized"
-    sentence = "This call needs the admin key"
+    sentence = "This call needs a key: Authorization: Bearer <key>"
+
+
+class Forbidden(TicketBossError):
+    status, code = 403, "forbidden"
+    sentence = "This call needs an admin key"
+
+
+class KeyNotFound(TicketBossError):
+    status, code = 404, "key_not_found"
+    sentence = "Key not found"
 
 
 class CrossSite(TicketBossError):
@@ -198,6 +208,13 @@ class PreconditionRequired(TicketBossError):
 class IdempotencyKeyReused(TicketBossError):
     status, code = 422, "idempotency_key_reused"
     sentence = "This Idempotency-Key was used for a different request"
+
+
+class TooManyRequests(TicketBossError):
+    """One partner has its share of the threads in use, or one address keeps guessing keys."""
+
+    status, code = 429, "too_many_requests"
+    sentence = "Too many requests at once; try again"
 
 
 class Unavailable(TicketBossError):

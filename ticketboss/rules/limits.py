@@ -101,8 +101,28 @@ STOP_SILENCE = 1.0
 # for many large ones at once and reads none gets one or two.
 UNSENT_BYTES = 16 * 1024
 
-# What a 503 asks its client to wait.
+# What a 503 or a 429 asks its client to wait.
 RETRY_AFTER = 1
+
+# --- Keys --------------------------------------------------------------------
+
+# How old what a process knows of live keys may be: a revoked key ends everywhere
+# within it. It is renewed at half of that, so that there are many tries for it.
+KEYS_TRUSTED = 30.0
+KEYS_RENEWED = 15.0
+
+# How often a process may read all live keys because of keys that it does not know. A
+# right one is met within this, however many wrong ones come from its address.
+KEYS_REST = 0.5
+
+# Keys that a process knows, about 4 MB. Where more are live, those that were not used
+# lately are looked up one by one.
+KEYS_KNOWN = 10_000
+
+# Wrong keys that are looked up for one address (for IPv6, a network of 64 bits) within
+# a second: nobody mistypes faster. And the addresses that are remembered for it.
+WRONG_KEYS = 10
+WRONG_KEY_ADDRESSES = 4096
 
 # --- Sizes -------------------------------------------------------------------
 

@@ -194,11 +194,17 @@ class Plan:
         )
         return self.edited
 
-    def existing(self, reservation_id: UUID) -> Reservation:
-        """Return a reservation of this event as it stands here; raise Elsewhere."""
+    def existing(self, reservation_id: UUID, scope: str | None = None) -> Reservation:
+        """Return a reservation of this event as it stands here; raise Elsewhere.
+
+        `scope` is the partner whose it must be; None: anybody's. Another's is as good
+        as none.
+        """
         reservation = self.reservations.get(reservation_id)
         ours = reservation is not None and reservation.event_id == self.seen.event_id
         if reservation is None or not ours or reservation.allotment:
+            raise Elsewhere
+        if scope not in (None, reservation.partner_id):
             raise Elsewhere
         return reservation
 

@@ -311,7 +311,7 @@ class Batches:
         events = self._store.read_events(unsure) if unsure else {}
         changes = [(part, turn.change) for part in parts for turn in part.turns]
         reservations, at = self._store.read_reservations(
-            [change.reads for _, change in changes if change.reads],
+            [(change.reads, change.scope) for _, change in changes if change.reads],
             [change.key for part, change in changes if change.key and part.event_id in unsure],
         )
         more, partners = self._read_rules(events, changes, reservations)
@@ -339,7 +339,7 @@ class Batches:
     def _sources(self, reservations: Iterable[Reservation]) -> list[Reservation]:
         """Return the allotments that reservations were drawn from, and may go back to."""
         ids = {each.drawn_from for each in reservations if each.drawn_from}
-        return self._store.read_reservations(ids, ())[0] if ids else []
+        return self._store.read_reservations([(id, None) for id in ids], ())[0] if ids else []
 
     def _recover(self, part: Part) -> bool:
         """Answer those of a part whose lost write is found to have been made.
@@ -572,7 +572,8 @@ def _decide(turn: Turn, plan: Plan | None) -> Decision:
             raise EventNotFound
         return Decision(turn, outcome=turn.change.apply(plan))
     except TicketBossError as fact:
-        if plan and turn.change.reads and (about := plan.reservations.get(turn.change.reads)):
+        about = plan and turn.change.reads and plan.reservations.get(turn.change.reads)
+        if about and not isinstance(fact, Elsewhere):
             fact.partner_id = about.partner_id
         return Decision(turn, fact=fact)
 

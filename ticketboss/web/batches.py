@@ -16,6 +16,7 @@ from ticketboss.rules.errors import (
 )
 from ticketboss.rules.names import EVENT_ID
 from ticketboss.web import schemas
+from ticketboss.web.access import whose
 from ticketboss.web.bodies import read_object
 from ticketboss.web.conditions import condition
 from ticketboss.web.current import config, ids, store, write_path
@@ -85,13 +86,14 @@ def _read(operation: Any) -> Wanted:
         if schema is None:
             sentence = f"op must be one of {', '.join(OPERATIONS)}"
             raise InvalidRequest(sentence, fields={"op": [sentence]})
-        members = schema.read(operation)
+        members = schema.read(operation, partner_id=g.identity.partner_id)
         del members["op"]
         members["if_match"] = condition(members["if_match"])
+        members["actor"] = g.identity.actor
         if op == "reserve":
             return _reserve(members)
         reservation_id = known_id(members.pop("reservation_id"))
-        return Wanted(op, CHANGES[op](reservation_id, **members))
+        return Wanted(op, CHANGES[op](reservation_id, **members, scope=g.identity.partner_id))
     except TicketBossError as fact:
         return Wanted("", Refused(fact))
 
@@ -100,13 +102,15 @@ def _reserve(members: dict[str, Any]) -> Wanted:
     event_id = members.pop("event_id") or config.event_id
     if not EVENT_ID.match(event_id):
         raise EventNotFound
+    members["partner_id"] = whose(members["partner_id"])
     members["idempotency_key"] = idempotency_key(members["idempotency_key"])
     return Wanted("reserve", Reserve(ids.new(event_id), event_id, **members), event_id)
 
 
 def _found(wanted: list[Wanted]) -> list[Wanted]:
     """Add the events of reservations, which are all looked up at once."""
-    asked = [each.change.reads for each in wanted if each.change.reads]
+    scope = g.identity.partner_id
+    asked = [(each.change.reads, scope) for each in wanted if each.change.reads]
     events = {r.reservation_id: r.event_id for r in store.read_reservations(asked, ())[0]}
     return [
         each

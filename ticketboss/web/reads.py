@@ -51,9 +51,12 @@ def settle_all(found: list[Event]) -> list[Event]:
     return events
 
 
-def reservation(reservation_id: UUID) -> Reservation | None:
-    """Return a reservation; it is `overdue` where its end is not in the ledger yet."""
-    found = store.read_reservation(reservation_id)
+def reservation(reservation_id: UUID, scope: str | None) -> Reservation | None:
+    """Return a reservation, if it is in scope.
+
+    It is `overdue` where its end is not in the ledger yet.
+    """
+    found = store.read_reservation(reservation_id, scope)
     if found is None or not found.overdue:
         return found
     try:
@@ -61,7 +64,7 @@ def reservation(reservation_id: UUID) -> Reservation | None:
     except NOT_NOW:
         found.status = "expired"
         return found
-    return store.read_reservation(reservation_id)
+    return store.read_reservation(reservation_id, scope)
 
 
 def page(event_id: str, read: Callable[[bool], Page | None]) -> Page:

@@ -13,6 +13,7 @@ from ticketboss.rules.errors import Elsewhere, EventNotFound, InvalidRequest, Re
 from ticketboss.rules.model import Reservation
 from ticketboss.rules.names import EVENT_ID
 from ticketboss.web import reads, schemas
+from ticketboss.web.access import whose
 from ticketboss.web.bodies import read_object
 from ticketboss.web.conditions import if_match, tagged
 from ticketboss.web.current import config, ids, store, write_path
@@ -39,8 +40,8 @@ def reserve(event_id: str):
     """Reserve seats, or hold them for a while."""
     if not EVENT_ID.match(event_id):
         raise EventNotFound
-    members = RESERVE.read(read_object())
-    g.partner_id = members["partner_id"]
+    members = RESERVE.read(read_object(), partner_id=g.identity.partner_id)
+    g.partner_id = whose(members["partner_id"])
     outcome = write_path.submit(
         event_id,
         Reserve(
@@ -49,6 +50,7 @@ def reserve(event_id: str):
             **members,
             idempotency_key=idempotency_key(request.headers.get("Idempotency-Key")),
             if_match=if_match(),
+            actor=g.identity.actor,
         ),
     )
     response = _answer(outcome)
@@ -102,11 +104,11 @@ def _submit(reservation_id: str, change: Callable, *arguments) -> Outcome:
     Raises what WritePath.submit raises, or ReservationNotFound.
     """
     known = known_id(reservation_id)
-    asked = change(known, *arguments)
+    asked = change(known, *arguments, scope=g.identity.partner_id, actor=g.identity.actor)
     outcome = None
-    if (guess := ids.event(known)) is not None:
-        with suppress(Elsewhere, EventNotFound):
-            outcome = write_path.submit(guess, asked)
+    # A guess even where nothing is known, so that all ids that lead nowhere cost the same.
+    with suppress(Elsewhere, EventNotFound):
+        outcome = write_path.submit(ids.event(known) or config.event_id, asked)
     if outcome is None:
         event_id = _find(known).event_id
         ids.remember(event_id)
@@ -124,7 +126,7 @@ def known_id(reservation_id: str) -> UUID:
 
 def _find(reservation_id: UUID, read: Callable | None = None) -> Reservation:
     """Return a reservation; raise ReservationNotFound."""
-    reservation = (read or store.read_reservation)(reservation_id)
+    reservation = (read or store.read_reservation)(reservation_id, g.identity.partner_id)
     if reservation is None:
         raise ReservationNotFound
     g.partner_id = reservation.partner_id

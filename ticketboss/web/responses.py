@@ -10,6 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from ticketboss.rules import limits
 from ticketboss.rules.errors import PayloadTooLarge, TicketBossError
+from ticketboss.rules.keys import masked
 from ticketboss.web import schemas
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -63,7 +64,7 @@ def _end(response: Response) -> Response:
             "request_id": g.request_id,
             "traceparent": _traceparent(),
             "method": request.method,
-            "path": request.path,
+            "path": masked(request.path),
             "status": response.status_code,
             "ms": round((time.perf_counter() - g.started) * 1000, 2),
             "partner": g.get("partner_id"),

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import ClassVar
 
 from marshmallow import (
@@ -214,11 +214,15 @@ class Request(Schema):
         super().__init__()
         self.known = {field.data_key or name for name, field in self.load_fields.items()}
 
-    def read(self, members: dict) -> dict:
-        """Return the members by their Python names; raise InvalidRequest."""
+    def read(self, members: dict, **otherwise) -> dict:
+        """Return the members by their Python names; raise InvalidRequest.
+
+        What the request leaves out is taken from `otherwise`, where that is not None.
+        """
         faults, loaded = [], {}
+        given = {camel_case(name): value for name, value in otherwise.items() if value is not None}
         try:
-            loaded = self.load(members)
+            loaded = self.load({**given, **members})
         except ValidationError as error:
             faults = [(name, text) for name, texts in error.messages.items() for text in texts]
         unknown = [shown(name) for name in members if name not in self.known]
@@ -335,6 +339,16 @@ class ReleaseQuery(Request):
     partner_id = Text("partnerId", names.partner_id, required=True)
 
 
+class CreateKeyRequest(Request):
+    partner_id = Text("partnerId", names.partner_id)
+    admin = Flag("admin")
+
+    @validates_schema
+    def _of_one_kind(self, data, **kwargs):
+        if data.get("admin", False) == ("partner_id" in data):
+            raise ValidationError("partnerId or admin must be given, not both", "partnerId")
+
+
 class ListQuery(Request):
     limit = QueryInteger(1, limits.LIST_MAXIMUM, load_default=limits.LIST_DEFAULT)
     after = fields.String(load_default=None)
@@ -350,6 +364,10 @@ class ReservationsQuery(ListQuery):
         load_default=None,
         validate=validate.OneOf(STATUSES, error=f"status must be one of {', '.join(STATUSES)}"),
     )
+
+
+class KeysQuery(ListQuery):
+    partner_id = Text("partnerId", names.partner_id, load_default=None)
 
 
 class ChangesQuery(Request):
@@ -401,7 +419,12 @@ class EventMembersAnswer(Answer):
 
 
 # How values that JSON has no type for are sent.
-WRITERS = {Timestamp: timestamp, fields.UUID: str, fields.Nested: EventMembersAnswer().dump}
+WRITERS = {
+    Timestamp: timestamp,
+    fields.Date: date.isoformat,
+    fields.Nested: EventMembersAnswer().dump,
+    fields.UUID: str,
+}
 
 
 class EventAnswer(Answer):
@@ -452,6 +475,17 @@ class ReservationAnswer(Answer):
     confirmed_at = Timestamp()
     cancelled_at = Timestamp()
     allotted = fields.Boolean()
+
+
+class KeyAnswer(Answer):
+    optional: ClassVar[set[str]] = {"partnerId", "lastUsedOn", "revokedAt"}
+
+    key_id = fields.String()
+    partner_id = fields.String()
+    admin = fields.Boolean()
+    created_at = Timestamp()
+    last_used_on = fields.Date()
+    revoked_at = Timestamp()
 
 
 class ChangeAnswer(Answer):

@@ -1,4 +1,7 @@
-"""Query strings, and the cursors in them."""
+"""Lists in pages: what a query string asks for, and the cursors that lead on.
+
+A cursor is the last thing of the page before, by its id, and opaque to clients.
+"""
 
 import base64
 import re
@@ -24,11 +27,13 @@ def query() -> dict:
     return schemas.unique(pairs)
 
 
-def encode(place: str) -> str:
+def cursor(place: str) -> str:
+    """Return the cursor that leads on from a place."""
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
 
 
-def decode(cursor: str) -> str:
+def place(cursor: str) -> str:
+    """Return the place that a cursor leads on from; raise InvalidRequest."""
     if re.fullmatch(r"[A-Za-z0-9_-]{1,400}", cursor):
         try:
             return base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("utf-8")

@@ -1,0 +1,6 @@
+-- Create a key.
+--
+-- One row:  the key, in the columns of list_keys.sql.
+INSERT INTO keys (key_id, digest, kind, partner_id)
+VALUES (%(key_id)s, %(digest)s, %(kind)s, %(partner_id)s)
+RETURNING key_id, kind, partner_id, created_at, last_used_on, revoked_at;
