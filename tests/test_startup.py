@@ -50,7 +50,7 @@ def running_in(folder: Path) -> list[str]:
     return found
 
 
-def start(command: list[str], environment: dict) -> subprocess.Popen:
+def start(command: list[str], environment: dict, stdin=subprocess.DEVNULL) -> subprocess.Popen:
     """Start a command on nothing but the environment given."""
     settings = Server(None, DATABASE_URL="")
     settings.log.close()
@@ -58,7 +58,7 @@ def start(command: list[str], environment: dict) -> subprocess.Popen:
         command,
         cwd=ROOT,
         env={**settings.environment, **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -301,3 +301,50 @@ def test_why_there_is_no_database_is_told_and_not_what_is_cleaned_up(tmp_path, m
     monkeypatch.setattr(embedded, "programs", lambda: tmp_path)
     with pytest.raises(EmbeddedError, match="initdb failed: x FATAL:  no room$"):
         embedded.Server(tmp_path / "data").join()
+
+
+# --- Who may call -------------------------------------------------------------------
+
+BIND = [*GUNICORN, "--bind", "0.0.0.0:{port}"]
+# As systemd hands over a socket: the third descriptor, to a process of this id.
+HANDED_OVER = [
+    *("sh", "-c", 'exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"', "sh"),
+    *GUNICORN,
+]
+
+
+def serve_on_all_addresses(how: str, database: str, **environment) -> subprocess.Popen:
+    """Start on every address of the machine, which is told in one of three ways."""
+    port = free_port()
+    command = {"HOST": GUNICORN, "--bind": BIND, "socket": HANDED_OVER}[how]
+    environment = {"DATABASE_URL": database, "PORT": str(port), **environment}
+    if how == "HOST":
+        environment["HOST"] = "::"
+    with socket.create_server(("0.0.0.0", 0)) as listener:
+        return start(
+            [part.format(port=port) for part in command],
+            environment,
+            stdin=listener if how == "socket" else subprocess.DEVNULL,
+        )
+
+
+@pytest.mark.parametrize("how", ["HOST", "--bind", "socket"])
+def test_beyond_the_loopback_a_start_asks_who_may_call(empty_database, how):
+    process = serve_on_all_addresses(how, empty_database)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert "is not the loopback" in errors and "AUTH=keys" in errors and "AUTH=open" in errors
+
+
+@pytest.mark.parametrize("how", ["HOST", "--bind", "socket"])
+@pytest.mark.parametrize("auth", ["open", "keys"])
+def test_beyond_the_loopback_either_answer_will_do(empty_database, how, auth):
+    process = serve_on_all_addresses(how, empty_database, AUTH=auth, LOG_FORMAT="text")
+    lines = iter(process.stdout.readline, "")
+    first = next(lines)
+    assert ("partner ids are believed" in first) == (auth == "open")
+    assert any("Booting worker" in line for line in lines)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 0

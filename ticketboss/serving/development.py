@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import time
 from dataclasses import replace
 from importlib import resources
@@ -11,7 +12,7 @@ from pathlib import Path
 from werkzeug.serving import WSGIRequestHandler, is_running_from_reloader, run_simple
 
 from ticketboss import create_app
-from ticketboss.serving import startup
+from ticketboss.serving import exposure, startup
 
 log = logging.getLogger("ticketboss.serving.development")
 
@@ -31,8 +32,10 @@ def main() -> None:
     # werkzeug starts this module a second time to serve. The first one, which only
     # looks on, uses the embedded database, too: so that runs on between two starts.
     app = create_app(config)
+    exposure.check_addresses(config, [socket.getaddrinfo(config.host, None)[0][4]])
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     if is_running_from_reloader():
+        exposure.warn_if_open(config)
         log.info("listening on http://%s:%s, reloading on every change", config.host, config.port)
     while True:
         before = _files()

@@ -9,7 +9,7 @@ import time
 
 from ticketboss import logs
 from ticketboss.rules import limits
-from ticketboss.serving import startup
+from ticketboss.serving import exposure, startup
 
 _config = startup.load_config()
 
@@ -42,6 +42,7 @@ forwarded_allow_ips = ""
 
 logger_class = "ticketboss.serving.worker.Logger"
 logs.configure(_config.log_format)
+exposure.warn_if_open(_config)
 control_socket_disable = True
 
 
@@ -82,7 +83,13 @@ def child_exit(arbiter, worker):
 
 
 def when_ready(arbiter):
-    """Say what somebody at a terminal needs, and make Ctrl-C as gentle as SIGTERM."""
+    """Say what somebody at a terminal needs, and make Ctrl-C as gentle as SIGTERM.
+
+    Not before it is certain that it may serve at the addresses that are bound by now.
+    """
+    bound = [listener.sock.getsockname() for listener in arbiter.LISTENERS]
+    # With --reuse-port each worker binds for itself.
+    exposure.check_addresses(_config, bound or arbiter.cfg.address)
     # So is closing the terminal; elsewhere SIGHUP means what it means to gunicorn.
     for number in (signal.SIGINT, signal.SIGHUP) if os.isatty(0) else (signal.SIGINT,):
         signal.signal(number, lambda *_: arbiter.signal(signal.SIGTERM, None))
