@@ -36,6 +36,7 @@ class Things:
 
 RESERVATION = "/api/v1/reservations/<reservation_id>"
 LIST = "/api/v1/events/<event_id>/reservations"
+ALLOTMENTS = "/api/v1/events/<event_id>/allotments"
 KEYS = "/api/v1/keys"
 
 # How each route is called about somebody's things, where it can be. What may come back
@@ -64,6 +65,9 @@ CALLS = {
     f"GET {LIST}": lambda it: {"query_string": {"partnerId": it.partner_id}},
     f"GET {LIST}?after=": lambda it: {"query_string": {"after": it.cursor}},
     f"POST {LIST}": lambda it: {"json": {"partnerId": it.partner_id, "seats": 1}},
+    f"GET {ALLOTMENTS}": lambda it: {"query_string": {"partnerId": it.partner_id}},
+    f"PUT {ALLOTMENTS}": lambda it: {"json": {"partnerId": it.partner_id, "seats": 1}},
+    f"DELETE {ALLOTMENTS}": lambda it: {"query_string": {"partnerId": it.partner_id}},
     "POST /api/v1/batch": lambda it: {
         "json": {
             "operations": [

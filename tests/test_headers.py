@@ -82,7 +82,6 @@ CALLS = {
         201,
         KEPT,
     ),
-    "POST /api/v1/batch": ("/api/v1/batch", {"operations": [{"op": "cancel"}]}, 200, NEVER),
     "GET /api/v1/keys": ("/api/v1/keys", None, 200, NEVER),
     "POST /api/v1/keys": ("/api/v1/keys", {"partnerId": "abc-corp"}, 201, NEVER),
     "DELETE /api/v1/keys/<key_id>": ("{made}", None, 204, NEVER),

@@ -1,6 +1,6 @@
 -- Keys of partners and admins: a digest of each, never the key.
 --
--- serves: 1
+-- serves: 4
 --
 -- They are revoked and never removed, so that an actor in the ledger stays known.
 CREATE TABLE keys (
