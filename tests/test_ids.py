@@ -1,11 +1,14 @@
 """Reservation ids: what they are, and that a wrong guess of their event changes nothing."""
 
 import itertools
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from uuid import RFC_4122, UUID
 
 import pytest
 
+from ticketboss.rules import ids as make
 from ticketboss.rules.ids import MARKS, ReservationIds
 
 
@@ -81,3 +84,15 @@ def test_what_is_remembered_does_not_grow():
     for number in range(3 * MARKS):
         ids.remember(f"event-{number}")
     assert len(ids._events) == MARKS
+
+
+def test_a_forked_process_makes_ids_of_its_own():
+    here = [make.random_bytes()]  # the next ones are there before the fork
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as child:
+        there = list(child.map(_random_bytes, range(300)))
+    here += [make.random_bytes() for _ in range(300)]
+    assert len({*here, *there}) == len(here) + len(there)
+
+
+def _random_bytes(_) -> bytes:
+    return make.random_bytes()

@@ -7,6 +7,21 @@ from zlib import crc32
 
 MARKS = 1 << 12
 
+# Random bytes that nobody has had yet, in pieces of 16. Each call of the system for
+# some lets the interpreter lock go, which may cost more than all that an id needs.
+_random: list[bytes] = []
+os.register_at_fork(after_in_child=_random.clear)
+
+
+def random_bytes() -> bytes:
+    """Return 16 random bytes, from the system's generator."""
+    try:
+        return _random.pop()
+    except IndexError:
+        many = os.urandom(16 * 256)
+        _random.extend(many[start : start + 16] for start in range(16, len(many), 16))
+        return many[:16]
+
 
 class ReservationIds:
     """Makes ids that carry a mark of their event, and remembers an event for each mark.
@@ -28,7 +43,7 @@ class ReservationIds:
         """
         value = time.time_ns() // 1_000_000 << 80 | 0x7 << 76
         value |= self.remember(event_id) << 64 | 0x2 << 62
-        return UUID(int=value | int.from_bytes(os.urandom(8), "big") >> 2)
+        return UUID(int=value | int.from_bytes(random_bytes()[:8], "big") >> 2)
 
     def remember(self, event_id: str) -> int:
         """Return the mark of an event; it stands for this one from now on."""
