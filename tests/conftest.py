@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from serving import ADMIN_KEY, ROOT, Server, postgresql, run_sql
 
-from ticketboss import create_app
+from ticketboss import create_app, logs
 from ticketboss.config import Config
 from ticketboss.data.database import Database
 from ticketboss.data.migrations import migrate
@@ -66,6 +66,8 @@ def _empty(store, sql):
     """Empty the tables, and leave the default event as a first start makes it."""
     sql("TRUNCATE events, reservations, ledger, keys")
     store.create_event("node-meetup-2025", "Node.js Meet-up", 500)
+    yield
+    logs.flush()  # or pytest shows the last lines of a test with the next one
 
 
 @pytest.fixture

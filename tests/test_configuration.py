@@ -49,6 +49,10 @@ WRONG = [
     ("DATABASE_URL", "postgresql://h/x?nonsense=1", "a PostgreSQL connection string"),
     ("DATABASE_URL", "host=h port=1 nonsense", "a PostgreSQL connection string"),
     ("DATABASE_URL", "host=a,b port=1,2,3", "a PostgreSQL connection string"),
+    *(
+        ("TRUSTED_PROXIES", value, "IP addresses and networks such as 10.0.0.0/8")
+        for value in ("proxy.internal", "10.0.0.0/33", "10.0.0.1/8", "10.0.0.1;10.0.0.2", "*")
+    ),
     ("ADMIN_KEY", "short", "16 to 255 printable ASCII characters"),
     ("ADMIN_KEY", "x" * 256, "16 to 255 printable ASCII characters"),
     ("ADMIN_KEY", "sixteen characters with spaces", "16 to 255 printable ASCII characters"),
@@ -134,6 +138,7 @@ def test_every_value_that_is_taken_arrives():
             "ADMIN_KEY": "x" * 16,
             "AUTH": "keys",
             "PARTNER_CONCURRENCY": "3",
+            "TRUSTED_PROXIES": "10.0.0.1, 192.168.0.0/16,::1",
         }
     )
     assert (config.database_url, config.data) == (URL, Path("/var/lib/ticketboss"))
@@ -143,6 +148,8 @@ def test_every_value_that_is_taken_arrives():
     assert config.cpu_affinity == "off"
     assert (config.log_format, config.admin_key) == ("text", "x" * 16)
     assert (config.auth, config.partner_concurrency) == ("keys", 3)
+    networks = ["10.0.0.1/32", "192.168.0.0/16", "::1/128"]
+    assert list(map(str, config.trusted_proxies)) == networks
 
 
 @pytest.mark.parametrize(

@@ -403,7 +403,8 @@ def test_the_development_server_starts_anew_on_a_change_and_stops_its_database(f
         assert wait_for(lambda: serves(1), seconds=30), server.output()
         database = postmaster(folder / "data")
         assert reserve(server) == 201
-        assert " method=POST path=/api/v1/reservations status=201 " in server.output()
+        line = " method=POST path=/api/v1/reservations status=201 "
+        assert wait_for(lambda: line in server.output()), server.output()
         if number == signal.SIGTERM:  # once is enough
             health = code / "web/health.py"
             text = health.read_text()

@@ -88,7 +88,7 @@ KNOWN_TO = {
     "threading": {
         "check/clients.py",
         *("data/database.py", "data/keys.py", "selling/line.py", "serving/worker.py"),
-        "web/access.py",
+        *("logs.py", "web/access.py"),
     },
 }
 

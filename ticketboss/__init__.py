@@ -50,7 +50,7 @@ def create_app(config: Config | None = None) -> Flask:
         "write_path": Line(Batches(store)),
     }
 
-    responses.register(app)
+    responses.register(app, config.trusted_proxies)
     screening.register(app)
     access.register(app, by_keys=config.auth == "keys")
     app.register_blueprint(health.blueprint)

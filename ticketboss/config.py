@@ -4,10 +4,13 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from ticketboss.data import database
 from ticketboss.rules.names import EVENT_ID
+
+Network = IPv4Network | IPv6Network
 
 HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
 
@@ -36,6 +39,7 @@ class Config:
     auto_migrate: str = "on"
     auth: str | None = None  # None: open, on the loopback
     partner_concurrency: int | None = None  # None: half of the threads
+    trusted_proxies: tuple[Network, ...] = ()
 
 
 def load(environment: Mapping[str, str] | None = None) -> Config:
@@ -66,6 +70,16 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         if not pattern.match(value):
             raise ConfigurationError(f"{name} takes {takes}, not {value!r}")
         return value
+
+    def networks(name: str) -> tuple[Network, ...]:
+        value = text(name, "")
+        try:
+            return tuple(map(ip_network, value.replace(",", " ").split()))
+        except ValueError:
+            raise ConfigurationError(
+                f"{name} takes IP addresses and networks such as 10.0.0.0/8, with commas"
+                f" between them, not {value!r}"
+            ) from None
 
     database_url = text("DATABASE_URL", None)
     if database_url is not None and not database.is_dsn(database_url):
@@ -109,6 +123,7 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         auth=matching("AUTH", "", re.compile(r"(open|keys)?\Z"), "open or keys") or None,
         partner_concurrency=text("PARTNER_CONCURRENCY", None)
         and number("PARTNER_CONCURRENCY", 1, 1, 256),
+        trusted_proxies=networks("TRUSTED_PROXIES"),
     )
 
 

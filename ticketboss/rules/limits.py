@@ -75,6 +75,13 @@ MIGRATION_PAUSE = 1.0
 # who has them: less than what supervisors commonly give to a start.
 MIGRATION_PATIENCE = 60.0
 
+# How long the writer of the log waits for more lines to write at once. Also what
+# is lost of them when the process is killed.
+LOG_GATHERING = 0.01
+
+# How long an exit waits for the log to be written: somebody may be about to read it.
+LOG_PATIENCE = 0.5
+
 # --- Clients -----------------------------------------------------------------
 
 # How long a new connection may say nothing: a client connects in order to ask.
@@ -147,6 +154,9 @@ def body_bytes(path: str) -> int:
     """Return how large the body of a request to a path may be."""
     return BATCH_BODY_BYTES if path.rstrip("/") == "/api/v1/batch" else BODY_BYTES
 
+
+# Lines that wait for a slow reader of the log: some ten seconds of a busy process.
+LOG_BYTES = 4 * 1024 * 1024
 
 # Changes written by one transaction. Enough for every thread of a process, as
 # many as it usually has; a bound because a failed one is decided again as a whole.

@@ -94,6 +94,7 @@ def when_ready(arbiter):
     for number in (signal.SIGINT, signal.SIGHUP) if os.isatty(0) else (signal.SIGINT,):
         signal.signal(number, lambda *_: arbiter.signal(signal.SIGTERM, None))
     if sys.stdout.isatty() or _config.database_url is None:
+        logs.flush()  # what is said last is seen
         # Among the log lines of a file or a pipe it would be no JSON.
         print(_welcome(), file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
 

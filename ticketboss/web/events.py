@@ -48,6 +48,7 @@ def create():
     """Create an event (admin)."""
     require_admin()
     members = CREATE.read(read_object())
+    g.event_id = members["event_id"]
     if not store.create_event(**members, actor=g.identity.actor):
         raise EventExists
     response = _summary(reads.event(members["event_id"]))
@@ -140,6 +141,7 @@ def known(event_id: str) -> str:
     """Return an event id that has the form of one; raise EventNotFound."""
     if not EVENT_ID.match(event_id):
         raise EventNotFound
+    g.event_id = event_id
     return event_id
 
 

@@ -41,7 +41,7 @@ def reserve(event_id: str):
     if not EVENT_ID.match(event_id):
         raise EventNotFound
     members = RESERVE.read(read_object(), partner_id=g.identity.partner_id)
-    g.partner_id = whose(members["partner_id"])
+    g.event_id, g.partner_id = event_id, whose(members["partner_id"])
     outcome = write_path.submit(
         event_id,
         Reserve(
@@ -108,8 +108,10 @@ def _submit(reservation_id: str, change: Callable, *arguments) -> Outcome:
     outcome = None
     # A guess even where nothing is known, so that all ids that lead nowhere cost the same.
     with suppress(Elsewhere, EventNotFound):
-        outcome = write_path.submit(ids.event(known) or config.event_id, asked)
+        g.event_id = ids.event(known) or config.event_id
+        outcome = write_path.submit(g.event_id, asked)
     if outcome is None:
+        g.event_id = None
         event_id = _find(known).event_id
         ids.remember(event_id)
         outcome = write_path.submit(event_id, asked)
@@ -129,7 +131,7 @@ def _find(reservation_id: UUID, read: Callable | None = None) -> Reservation:
     reservation = (read or store.read_reservation)(reservation_id, g.identity.partner_id)
     if reservation is None:
         raise ReservationNotFound
-    g.partner_id = reservation.partner_id
+    g.event_id, g.partner_id = reservation.event_id, reservation.partner_id
     return reservation
 
 

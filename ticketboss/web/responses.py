@@ -2,16 +2,19 @@
 
 import logging
 import re
-import secrets
 import time
+from functools import partial
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from ticketboss import logs
+from ticketboss.config import Network
 from ticketboss.rules import limits
 from ticketboss.rules.errors import PayloadTooLarge, TicketBossError
+from ticketboss.rules.ids import random_bytes
 from ticketboss.rules.keys import masked
-from ticketboss.web import schemas
+from ticketboss.web import clients, schemas
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 # What names a request to everybody on its way (W3C Trace Context, section 3.2); its version
@@ -27,7 +30,9 @@ SENTENCES = {
     500: "Something went wrong on our side",
 }
 
-log = logging.getLogger("ticketboss.requests")
+LOGGER = "ticketboss.requests"
+
+log = logging.getLogger(LOGGER)
 
 
 class Answer(Response):
@@ -36,50 +41,58 @@ class Answer(Response):
     default_mimetype = None
 
 
-def register(app: Flask) -> None:
-    """Give every request of the application an id, a log line and JSON errors."""
+def register(app: Flask, proxies: tuple[Network, ...] = ()) -> None:
+    """Give every request of the application an id, a log line and JSON errors.
+
+    `proxies` are those whose word for whom they were called by is taken.
+    """
     app.response_class = Answer
     app.before_request(_begin)
-    app.after_request(_end)
+    app.after_request(partial(_end, proxies))
     app.register_error_handler(TicketBossError, _refuse)
     app.register_error_handler(HTTPException, _refuse_http)
     app.register_error_handler(Exception, _fail)
 
 
 def _begin() -> None:
-    g.started = time.perf_counter()
-    given = request.headers.get("X-Request-Id", "")
-    g.request_id = given if REQUEST_ID.match(given) else secrets.token_hex(16)
+    given = request.environ.get("HTTP_X_REQUEST_ID", "")
+    known = g._get_current_object()  # each look through the proxy costs as much as all below
+    known.started = time.perf_counter()
+    known.request_id = given if REQUEST_ID.match(given) else random_bytes().hex()
 
 
-def _end(response: Response) -> Response:
+def _end(proxies: tuple[Network, ...], response: Response) -> Response:
+    asked, known = request._get_current_object(), g._get_current_object()
     headers = response.headers
-    headers["X-Request-Id"] = g.request_id
+    headers["X-Request-Id"] = known.request_id
     headers["X-Content-Type-Options"] = "nosniff"
     # What has an entity tag may be kept by its client alone, and asked for again each time.
     headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
-    log.info(
+    logs.say(
+        LOGGER,
         "request",
-        extra={
-            "request_id": g.request_id,
-            "traceparent": _traceparent(),
-            "method": request.method,
-            "path": masked(request.path),
-            "status": response.status_code,
-            "ms": round((time.perf_counter() - g.started) * 1000, 2),
-            "partner": g.get("partner_id"),
-        },
+        request_id=known.request_id,
+        traceparent=_traceparent(asked.environ),
+        method=asked.method,
+        path=masked(asked.path),
+        status=response.status_code,
+        ms=round((time.perf_counter() - known.started) * 1000, 2),
+        partner=known.get("partner_id"),
+        event=known.get("event_id"),
+        code=known.get("error_code"),
+        client=clients.address(asked.environ, proxies),
     )
     return response
 
 
-def _traceparent() -> str | None:
-    given = request.headers.get("traceparent", "")
+def _traceparent(environ: dict) -> str | None:
+    given = environ.get("HTTP_TRACEPARENT", "")
     return given if TRACEPARENT.match(given) else None
 
 
 def _refuse(fact: TicketBossError) -> Response:
     g.partner_id = fact.partner_id or g.get("partner_id")
+    g.error_code = fact.code
     body = {**schemas.public(fact.body()), "requestId": g.request_id}
     response = jsonify(body)
     response.status_code = fact.status
@@ -96,9 +109,10 @@ def _refuse_http(error: HTTPException) -> Response:
     # The exception's own response keeps headers such as Allow.
     response = error.get_response()
     if error.code >= 400:
+        g.error_code = CODES.get(error.code, error.name.lower().replace(" ", "_"))
         body = {
             "error": SENTENCES.get(error.code, error.name),
-            "code": CODES.get(error.code, error.name.lower().replace(" ", "_")),
+            "code": g.error_code,
             "requestId": g.request_id,
         }
         response.data = jsonify(body).data
