@@ -81,7 +81,7 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._flows = threading.Event()
         self._flows.set()
-        self._refuses = False
+        self._refuses: float = 0
         self._closed = False
 
     def __enter__(self) -> "Proxy":
@@ -113,9 +113,9 @@ class Proxy:
     def thaw(self) -> None:
         self._flows.set()
 
-    def refuse(self, refuses: bool = True) -> None:
-        """Close new connections at once, as a server that is down."""
-        self._refuses = refuses
+    def refuse(self, times: float = float("inf")) -> None:
+        """Close so many new connections at once, as a server that is down."""
+        self._refuses = times
 
     def cut_all(self) -> None:
         with self._mutex:
@@ -130,6 +130,7 @@ class Proxy:
             except OSError:
                 return
             if self._refuses:
+                self._refuses -= 1
                 client.close()
                 continue
             self.connections += 1

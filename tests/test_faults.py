@@ -226,7 +226,7 @@ def test_when_the_way_stays_cut_the_answer_is_503_and_the_key_settles_it(
     assert (answer.status_code, answer.json["code"]) == (503, "unavailable")
     committed = point in (UNANSWERED, HALF_ANSWERED)
     assert types() == (["reserved"] if committed else [])
-    proxy.refuse(False)
+    proxy.refuse(0)
     again = client.post(URL, json=BODY, headers=keyed)
     assert again.status_code == 201
     assert again.headers.get("Idempotent-Replayed") == ("true" if committed else None)

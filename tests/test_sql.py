@@ -42,6 +42,7 @@ ELSEWHERE = {
     "find_schema_migrations": {},
     "list_migrations": {},
     "lock_migrations": {},
+    "lock_event": {},
     "list_replayed_events": {"event_id": None, "after": "", "limit": 10},
     "list_ledger": PIECES,
     "list_strayed_reservations": PIECES,
@@ -57,13 +58,13 @@ def sent(monkeypatch):
     messages = []
 
     def recording(plain):
-        def send(self, sql, parameters=None):
+        def send(self, sql, parameters=None, **more):
             messages.append((sql, parameters))
-            return plain(self, sql, parameters)
+            return plain(self, sql, parameters, **more)
 
         return send
 
-    for name in ("read", "write"):
+    for name in ("read", "read_durably", "write"):
         monkeypatch.setattr(Database, name, recording(getattr(Database, name)))
     return messages
 
@@ -165,7 +166,7 @@ def test_the_definitions_can_run_again(dsn):
 
 
 def test_no_statement_of_a_request_reads_a_whole_table(client, store, dsn, many, sent):
-    store.database.last_success = float("-inf")  # so that /health asks
+    store.database.last_write = float("-inf")  # so that /health asks
     call_everything(client, dsn)
     lost = Plan.supposing("big")
     Reserve(uuid4(), "big", "partner-7", 1).apply(lost)

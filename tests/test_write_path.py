@@ -616,25 +616,6 @@ def test_waiting_for_a_connection_is_no_silence_of_the_server(dsn):
     database.close()
 
 
-def test_a_server_that_has_no_more_connections_still_serves_those_it_gave(dsn, sql):
-    sql("CREATE ROLE few LOGIN CONNECTION LIMIT 1")
-    try:
-        database = Database(psycopg2.extensions.make_dsn(dsn, user="few"), size=2)
-        slow = threading.Thread(target=database.read, args=("SELECT pg_sleep(0.3)",))
-        database.read("SELECT 1")
-        slow.start()
-        wait_until(lambda: len(database._pool._idle) == 1)
-        with pytest.raises(Unavailable):
-            database.read("SELECT 1")
-        assert "too many connections" in database.last_failure
-        assert not database.silent
-        slow.join()
-        database.close()
-    finally:
-        wait_until(lambda: sql("SELECT FROM pg_stat_activity WHERE usename = 'few'") == [])
-        sql("DROP ROLE few")
-
-
 def test_a_server_that_has_become_read_only_is_left_for_one_that_is_not(dsn, sql):
     """After a failover the old connections lead to a standby; new ones to the new primary."""
     sql("ALTER ROLE postgres SET default_transaction_read_only = on")

@@ -5,13 +5,16 @@ that matters, so it costs one round trip, leaves no transaction open, and works
 through pgbouncer in transaction mode.
 """
 
+import logging
 import os
 import queue
 import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -20,6 +23,8 @@ from psycopg2 import extensions, extras
 
 from ticketboss.rules import limits
 from ticketboss.rules.errors import Overloaded, Unavailable
+
+log = logging.getLogger(__name__)
 
 # A message of several statements is one transaction (PostgreSQL manual,
 # "Multiple Statements in a Simple Query"): the settings hold for this message
@@ -34,13 +39,16 @@ SERIALIZABLE = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE;\n" + LIMITS
 # how a rival that wrote the same version or idempotency key first looks when
 # its commit falls between our snapshot and our insert.
 LOST_TO_A_RIVAL = {"40001", "40P01", "23505"}
-# The server does not take the statement just now: no lock in time, cancelled,
-# no disk, memory or connection left, an I/O error.
-NOT_NOW = ("55P03", "57014", "53", "58")
+# The server does not take the statement just now: no lock in time, cancelled.
+NOT_NOW = ("55P03", "57014")
+# It cannot: no disk, memory or connection left, an I/O error.
+CANNOT = ("53", "58")
 # The server is going away: connect anew.
 RECONNECT = ("57P", "08")
-# It has become a standby: whoever is primary now, the other connections are as wrong.
+# It is a standby: whoever is primary now, the other connections are as wrong.
 READ_ONLY = "25006"
+# How it says so where a transaction is to be serializable.
+NOT_SUPPORTED = "0A000"
 
 
 class Conflict(Exception):
@@ -52,6 +60,14 @@ class Conflict(Exception):
 
 class ConnectionLost(Exception):
     """The connection broke; a write may have been committed or not."""
+
+
+class _ReadOnly(ConnectionLost):
+    """The server takes no writes; nothing was written."""
+
+
+class _Refused(Unavailable):
+    """The server answers, and grants no connection."""
 
 
 class Rejected(Exception):
@@ -136,20 +152,30 @@ class _Pool:
     """A bounded number of connections, lent in the order in which they are asked for.
 
     Whoever comes while somebody waits waits behind: a pool that lets the quickest
-    have it starves the one who leads a batch while many read.
+    have it starves the one who leads a batch while many read. A server may grant
+    fewer than are wanted: then no more are opened for a while, and all share those
+    that are open.
     """
 
     def __init__(self, size: int):
         self._mutex = threading.Lock()
-        # Connections, and None for each that may still be opened; the one that
-        # was used last is lent first, so that the busiest stay warm.
+        # None for each connection that may still be opened, and then those that are
+        # idle; the one that was used last is lent first, so that the busiest stay warm.
         self._idle: list[_Connection | None] = [None] * size
         self._waiting: deque[queue.SimpleQueue] = deque()
+        # How many are open, idle or lent, and until when they have to do.
+        self._open = 0
+        self._rests_until = float("-inf")
 
     def take(self, deadline: float) -> _Connection | None:
         """Lend a connection, or the right to open one; raise Overloaded at the deadline."""
+        while (connection := self._next(deadline)) and connection.hung_up:
+            self.give_back(connection)
+        return connection
+
+    def _next(self, deadline: float) -> _Connection | None:
         with self._mutex:
-            if self._idle:
+            if self._idle and (self._idle[-1] or self._may_open()):
                 return self._idle.pop()
             place = queue.SimpleQueue()
             self._waiting.append(place)
@@ -161,14 +187,30 @@ class _Pool:
                 raise Overloaded
         return place.get()  # it came at the last moment
 
-    def give_back(self, connection: _Connection | None) -> None:
-        if connection is not None and connection.closed:
-            connection = None
+    def _may_open(self) -> bool:
+        return not self._open or time.monotonic() >= self._rests_until
+
+    def opened(self) -> None:
+        """Note that what is lent is a connection by now, and that there may be more."""
         with self._mutex:
-            if self._waiting:
-                self._waiting.popleft().put(connection)
-            else:
-                self._idle.append(connection)
+            self._open += 1
+            self._rests_until = float("-inf")
+
+    def refused(self) -> bool:
+        """Open no more for a while; False if none is open, for then there is no other way."""
+        with self._mutex:
+            if self._open:
+                self._rests_until = time.monotonic() + limits.POOL_REST
+            return bool(self._open)
+
+    def give_back(self, connection: _Connection | None) -> None:
+        with self._mutex:
+            if connection is not None and connection.closed:
+                self._open -= 1
+                connection = None
+            self._idle.insert(len(self._idle) if connection else 0, connection)
+            while self._waiting and self._idle and (self._idle[-1] or self._may_open()):
+                self._waiting.popleft().put(self._idle.pop())
 
     def empty(self) -> None:
         """Close the connections that are idle; those that are lent live on."""
@@ -176,62 +218,124 @@ class _Pool:
             for place, connection in enumerate(self._idle):
                 if connection is not None:
                     connection.close()
+                    self._open -= 1
                 self._idle[place] = None
 
 
+@dataclass(frozen=True)
+class _Trouble:
+    """Why the server cannot be used, as somebody found out."""
+
+    reason: str
+    # Whether it is everybody's: then one caller at a time finds out whether it is over.
+    of_all: bool = True
+    # Whether a write found out: then only one that succeeds shows that it is over.
+    of_writes: bool = False
+    # Whether it keeps nobody from reading.
+    reads_work: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    def concerns(self, writing: bool) -> bool:
+        return self.of_all and (writing or not self.reads_work)
+
+    def is_news_after(self, known: "_Trouble | None") -> bool:
+        """Whether it is worse than what is known."""
+        return (
+            known is None
+            or (self.of_all and not known.of_all)
+            or (not self.of_writes and known.of_writes)
+        )
+
+
 class Database:
-    """A bounded set of connections, and a memory of whether the server answers.
+    """A bounded set of connections, and a memory of whether the server can be used.
 
     Connections live long (connecting costs a hundred round trips), are opened
-    when first needed, and so never cross a fork.
+    when first needed, and so never cross a fork. What is in the way is logged, unless
+    it is quiet: for somebody who tells it otherwise.
     """
 
-    def __init__(self, dsn: str, size: int):
+    def __init__(self, dsn: str, size: int, quiet: bool = False):
         self._hosts = _hosts(dsn)
+        self._quiet = quiet
         self._pool = _Pool(size)
-        # Since when the server leaves its callers without an answer.
-        self._silent_since: float | None = None
+        self._trouble: _Trouble | None = None
+        # Whether it granted fewer connections than the pool would have opened.
+        self._short = False
+        self._mutex = threading.Lock()
         self._probe = threading.Lock()
-        # When it last did what it was asked, on the monotonic clock.
-        self.last_success = float("-inf")
+        # When something was last written, on the monotonic clock.
+        self.last_write = float("-inf")
         # Why the last attempt to connect failed: for the operator, never for a client.
         self.last_failure = ""
 
     @property
     def silent(self) -> bool:
-        """Whether the server left its last caller without an answer."""
-        return self._silent_since is not None
+        """Whether the server left its last caller without an answer, or takes no writes."""
+        trouble = self._trouble
+        return trouble is not None and trouble.of_all
+
+    @property
+    def freshly_silent(self) -> bool:
+        """Whether that has been found out in the last second."""
+        trouble = self._trouble
+        return (
+            trouble is not None
+            and trouble.of_all
+            and time.monotonic() - trouble.since < limits.FRESH_SILENCE
+        )
 
     def deadline(self) -> float:
         """Return until when, on the monotonic clock, an exchange that starts now may take."""
-        now, since = time.monotonic(), self._silent_since
-        fresh = since is not None and now - since < limits.FRESH_SILENCE
-        return now + (limits.PROBE_PATIENCE if fresh else limits.DATABASE_PATIENCE)
+        patience = limits.PROBE_PATIENCE if self.freshly_silent else limits.DATABASE_PATIENCE
+        return time.monotonic() + patience
 
     def read(self, sql: str, parameters: dict | None = None) -> list[Row]:
         """Run a statement that may safely run twice and return its rows.
 
         Raises Unavailable, Overloaded, Conflict or Rejected.
         """
-        deadline = self.deadline()
-        while True:
-            try:
-                return self._exchange(LIMITS + sql, parameters, deadline)
-            except ConnectionLost:
-                # Found dead in the pool, most likely; the next may be new.
-                if time.monotonic() >= deadline:
-                    raise Unavailable from None
-                time.sleep(limits.RETRY_FIRST)
+        return self._patiently(LIMITS + sql, parameters, ConnectionLost)
 
-    def write(self, sql: str, parameters: dict) -> list[Row]:
+    def read_durably(self, sql: str, parameters: dict | None = None) -> list[Row]:
+        """Read as above, with a statement that writes if it returns a row: it locks some, say.
+
+        Then what could be seen when it was called is durable when this returns.
+        """
+        rows = self._patiently(LIMITS + sql, parameters, ConnectionLost, writing=True)
+        if rows:
+            self._note_success(writing=True)
+        return rows
+
+    def write(
+        self, sql: str, parameters: dict, wrote: Callable[[list[Row]], bool] = bool
+    ) -> list[Row]:
         """Run `sql` as one serializable transaction and return its last rows.
 
         They are durable when this returns: the last result arrives after the
-        commit. Raises Unavailable or Overloaded (nothing was sent), Conflict or
-        Rejected (nothing was written), ConnectionLost (nobody knows).
+        commit. `wrote` says of them whether anything was written. Raises
+        Unavailable, Overloaded, Conflict or Rejected (nothing was written), or
+        ConnectionLost (nobody knows).
         """
+        rows = self._patiently(SERIALIZABLE + sql, parameters, _ReadOnly, writing=True)
+        if wrote(rows):
+            self._note_success(writing=True)
+        return rows
+
+    def _patiently(
+        self, sql: str, parameters: dict | None, again: type[Exception], writing: bool = False
+    ) -> list[Row]:
+        """Run a message, and after some failures again, on another connection."""
         deadline = self.deadline()
-        return self._exchange(SERIALIZABLE + sql, parameters, deadline)
+        lost: Exception | None = None
+        for _ in _tries(deadline):
+            try:
+                return self._exchange(sql, parameters, deadline, writing)
+            except again as error:
+                lost = error
+        if isinstance(lost, _ReadOnly):
+            self._note(_Trouble(str(lost), of_writes=True, reads_work=True))
+        raise Unavailable from lost
 
     @contextmanager
     def session(self):
@@ -267,49 +371,70 @@ class Database:
         """Close the connections that are idle; those in use live on."""
         self._pool.empty()
 
-    def _fall_silent(self) -> None:
-        if self._silent_since is None:
-            self._silent_since = time.monotonic()
+    def _tell(self, level: int, message: str, **facts: str) -> None:
+        if not self._quiet:
+            log.log(level, message, extra=facts)
 
-    def _exchange(self, sql: str, parameters: dict | None, deadline: float) -> list[Row]:
-        # While the server is silent only one caller at a time finds out whether
-        # it still is; everybody else is told at once and keeps no thread busy.
-        probing = self.silent
+    def _note(self, trouble: _Trouble) -> None:
+        with self._mutex:
+            if not trouble.is_news_after(self._trouble):
+                return
+            self._trouble = trouble
+        self._tell(logging.WARNING, "the database cannot be used", reason=trouble.reason)
+
+    def _note_success(self, writing: bool = False) -> None:
+        if writing:
+            self.last_write = time.monotonic()
+        trouble = self._trouble
+        if trouble is None or trouble.reads_work and not writing:
+            return
+        with self._mutex:
+            if self._trouble is not trouble:
+                return
+            over = writing or not trouble.of_writes
+            self._trouble = None if over else replace(trouble, reads_work=True)
+        if over:
+            self._tell(logging.INFO, "the database can be used again")
+
+    def _exchange(
+        self, sql: str, parameters: dict | None, deadline: float, writing: bool
+    ) -> list[Row]:
+        # In trouble only one caller at a time finds out whether that is over;
+        # everybody else is told at once and keeps no thread busy.
+        probing = self._trouble is not None and self._trouble.concerns(writing)
         if probing and not self._probe.acquire(blocking=False):
             raise Unavailable
         try:
-            return self._run(sql, parameters, deadline)
+            return self._run(sql, parameters, deadline, writing)
         finally:
             if probing:
                 self._probe.release()
 
-    def _run(self, sql: str, parameters: dict | None, deadline: float) -> list[Row]:
-        # What is left is for the exchange itself: to wait in the pool is no silence of the server.
-        connection = self._pool.take(deadline - limits.PROBE_PATIENCE)
+    def _run(self, sql: str, parameters: dict | None, deadline: float, writing: bool) -> list[Row]:
+        connection = self._borrow(deadline)
         try:
-            if connection is None or connection.hung_up:
-                connection = self._connect(deadline)
             connection.deadline = deadline
             with connection.cursor() as cursor:
                 cursor.execute(sql, parameters)
                 rows = cursor.fetchall() if cursor.description else []
-        except TimeoutError:
-            self._fall_silent()
+        except TimeoutError as error:
+            self._note(_Trouble(str(error), of_writes=writing))
             raise ConnectionLost from None
         except psycopg2.Error as error:
-            meaning = self._meaning(error, connection)
-            if not isinstance(meaning, ConnectionLost):
-                self._silent_since = None  # a refusal is an answer, too
+            meaning = self._meaning(error, connection, writing)
+            if self.silent and not isinstance(meaning, ConnectionLost):
+                self._note_success()  # a refusal is an answer, too
             raise meaning from error
         except ValueError as error:  # a NUL or a surrogate; never sent
             raise Rejected(str(error)) from error
         finally:
             self._pool.give_back(connection)
-        self._silent_since = None
-        self.last_success = time.monotonic()
+        self._note_success()
         return rows
 
-    def _meaning(self, error: psycopg2.Error, connection: _Connection) -> Exception:
+    def _meaning(
+        self, error: psycopg2.Error, connection: _Connection, writing: bool = False
+    ) -> Exception:
         """Say what an error means for the caller, by what is left of the connection."""
         code = error.pgcode
         # Not its detail, which shows whole rows.
@@ -323,16 +448,59 @@ class Database:
             conflict = Conflict(told)
             conflict.constraint = error.diag.constraint_name
             return conflict
-        if code == READ_ONLY:
+        if code == READ_ONLY or (writing and code == NOT_SUPPORTED):
             connection.close()
             self.close()
-            return ConnectionLost()
+            return _ReadOnly(told)
+        if code.startswith(CANNOT):
+            self._note(_Trouble(told, of_all=False, of_writes=writing, reads_work=writing))
+            return Unavailable()
         if code.startswith(NOT_NOW):
             return Unavailable()
         return Rejected(told)
 
+    def _borrow(self, deadline: float) -> _Connection:
+        """Return a connection of the pool, which may have to be opened first."""
+        # What is left is for the exchange itself: to wait here is no silence of the server.
+        while (connection := self._pool.take(deadline - limits.PROBE_PATIENCE)) is None:
+            try:
+                connection = self._open(deadline)
+            except BaseException as failure:
+                self._pool.give_back(None)
+                if not isinstance(failure, _Refused):
+                    raise
+            else:
+                self._pool.opened()
+                break
+        return connection
+
+    def _open(self, deadline: float) -> _Connection:
+        """Connect, as soon as the server lets us; raise _Refused where others are connected."""
+        refusal = None
+        for _ in _tries(deadline):
+            try:
+                connection = self._connect(deadline)
+            except _Refused:
+                refusal = self.last_failure
+                if self._pool.refused():
+                    self._note_short(True)
+                    raise
+            except Unavailable:
+                break
+            else:
+                self._note_short(False)
+                return connection
+        self._note(_Trouble(refusal or self.last_failure))
+        raise Unavailable
+
+    def _note_short(self, short: bool) -> None:
+        if short and not self._short:
+            message = "the database grants fewer connections than POOL_SIZE"
+            self._tell(logging.WARNING, message, reason=self.last_failure)
+        self._short = short
+
     def _connect(self, deadline: float) -> _Connection:
-        """Connect to the first host that answers and accepts; raise Unavailable."""
+        """Connect to the first host that answers and accepts; raise Unavailable or _Refused."""
         refused = True
         for position, host in enumerate(self._hosts):
             now = time.monotonic()
@@ -348,7 +516,18 @@ class Database:
                 continue
             connection.autocommit = True
             return connection
-        # A server that refuses a connection, for there are enough, may serve the others.
-        if not refused or time.monotonic() - self.last_success > limits.FRESH_SILENCE:
-            self._fall_silent()
-        raise Unavailable
+        raise _Refused if refused else Unavailable
+
+
+def _tries(deadline: float) -> Iterator[None]:
+    """Give a first try at once, and others after pauses that double, until a deadline.
+
+    Each has time enough to fail for the server's own reason rather than for the clock.
+    """
+    pause = limits.RETRY_FIRST
+    while True:
+        yield
+        if time.monotonic() + pause > deadline - limits.PROBE_PATIENCE:
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, limits.RECONNECT_LAST)

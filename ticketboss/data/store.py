@@ -68,15 +68,21 @@ class Store:
     def __init__(self, database: Database):
         self.database = database
 
-    def answers(self) -> bool:
-        """Tell whether the database, with its schema, did something in the last second."""
+    def takes_writes(self) -> bool:
+        """Tell whether the database, with its schema, took a write in the last second, or would."""
         database = self.database
-        if time.monotonic() - database.last_success > limits.HEALTH_FRESHNESS:
-            try:
-                database.read(statement("read_schema_version"))
-            except (TicketBossError, Conflict, Rejected):
-                return False
-        return not database.silent
+        if database.freshly_silent:
+            return False
+        try:
+            if database.silent:
+                database.read_durably(statement("lock_event"))  # which shows it, if that is over
+            elif time.monotonic() - database.last_write > limits.HEALTH_FRESHNESS:
+                (schema,) = database.read(statement("read_schema_version"))
+                if schema.read_only:
+                    database.read_durably(statement("lock_event"))  # which lets the server say why
+        except (TicketBossError, Conflict, Rejected):
+            return False
+        return True
 
     # --- Events ---------------------------------------------------------------
 
@@ -217,7 +223,9 @@ class Store:
         parts = json.dumps([_part(plan) for plan in plans])
         try:
             rows = self.database.write(
-                statement("write_batch"), {"batch_id": batch_id, "parts": parts, "atomic": atomic}
+                statement("write_batch"),
+                {"batch_id": batch_id, "parts": parts, "atomic": atomic},
+                wrote=lambda rows: any(row.written for row in rows),
             )
         except Conflict as conflict:
             if conflict.constraint == "reservations_one_per_idempotency_key":
@@ -289,7 +297,7 @@ class Store:
 
     def make_durable(self) -> None:
         """Return when everything that could be seen when it was called is durable."""
-        self.database.read(statement("wait_for_standby"))
+        self.database.read_durably(statement("wait_for_standby"))
 
 
 def _part(plan: Plan) -> dict[str, Any]:

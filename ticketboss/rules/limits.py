@@ -47,6 +47,12 @@ CONFLICTS_TOGETHER = 3
 RETRY_FIRST = 0.001
 RETRY_LAST = 0.004
 
+# The same between two tries to connect: a server that starts has better things to do.
+RECONNECT_LAST = 0.05
+
+# How long a pool makes do with the connections it has, after the server refused one.
+POOL_REST = 5.0
+
 # How long a worker that has more connections than another lets that one accept
 # a new one: some times what it takes to wake up. Short connections come and go,
 # so being a few ahead is not yet more.

@@ -176,7 +176,7 @@ class Connection:
                 "request_id": request_id,
                 "status": status,
                 "fault": fault,
-                "address": self._environment["REMOTE_ADDR"],
+                "client": self._environment["REMOTE_ADDR"],
             },
         )
         self._last = self._lingers = True

@@ -84,7 +84,7 @@ def _make_ready(dsn: str, auto_migrate: str, event_id: str) -> None:
 
 def _patiently(dsn: str, work: Callable[[Database], None]) -> None:
     """Do some work on a database as soon as that answers."""
-    database = Database(dsn, size=1)
+    database = Database(dsn, size=1, quiet=True)
     deadline = time.monotonic() + limits.STARTUP_PATIENCE
     while True:
         try:

@@ -11,10 +11,12 @@ blueprint = Blueprint("health", __name__)
 
 @blueprint.get("/api/v1/health")
 def health():
-    """Tell whether the database, with its schema, was reached in the last second."""
-    if store.answers():
+    """Tell whether this instance can sell: in the last second, or now."""
+    if store.takes_writes():
         return _answer(200, "ok", "TicketBoss API is running")
-    return _answer(503, "unavailable", "TicketBoss cannot reach its database")
+    return _answer(
+        503, "unavailable", "TicketBoss cannot reach its database, or cannot write to it"
+    )
 
 
 @blueprint.get("/livez")
