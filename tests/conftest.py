@@ -175,12 +175,12 @@ def statements(monkeypatch):
     sent = []
 
     def recording(plain):
-        def send(self, sql, parameters=None):
+        def send(self, sql, parameters=None, **more):
             sent.append(sql)
-            return plain(self, sql, parameters)
+            return plain(self, sql, parameters, **more)
 
         return send
 
-    for name in ("read", "write"):
+    for name in ("read", "read_durably", "write"):
         monkeypatch.setattr(Database, name, recording(getattr(Database, name)))
     return sent
