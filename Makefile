@@ -29,9 +29,10 @@ test-faults: $(VENV)/test ## Disturb it in every way while the checker is at wor
 	@exec $(BIN)/python tests/ordeals.py
 
 .PHONY: lint
-lint: $(VENV)/test ## Check the style of the code
+lint: $(VENV)/test ## Check the style of the code, and its types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
 
 .PHONY: bench
 bench: $(VENV)/test ## Measure a hot sale: rates, latencies, conflicts

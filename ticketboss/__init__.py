@@ -33,7 +33,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config, dsn = startup.prepare(config)
     app = Flask(__name__, static_folder=None)
-    app.json.sort_keys = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]
     # An address is right or wrong, never redirected; a slash at its end says nothing.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     logs.configure(config.log_format)

@@ -24,7 +24,7 @@ from ticketboss.rules import limits
 from ticketboss.rules.changes import Allot, Edit, Release
 from ticketboss.rules.errors import EventExists, EventNotFound, KeyNotFound, TicketBossError
 from ticketboss.rules.keys import KEY_ID, Kind, new
-from ticketboss.rules.model import COMMAND, Event, LedgerEntry
+from ticketboss.rules.model import COMMAND, Event, LedgerEntry, Now
 from ticketboss.serving import startup
 from ticketboss.web import reads, schemas
 from ticketboss.web.current import ids, store, write_path
@@ -215,10 +215,10 @@ def watch(event_id: str, after: int | None):
     """
     event = reads.event(event_id)
     total = event.total_seats
-    after = max(0, event.version - RECENT_CHANGES) if after is None else after
+    seen = max(0, event.version - RECENT_CHANGES) if after is None else after
 
     def read(_: bool):
-        return store.list_changes(event_id, None, after, limits.FEED_MAXIMUM)
+        return store.list_changes(event_id, None, seen, limits.FEED_MAXIMUM)
 
     with suppress(KeyboardInterrupt):
         while True:
@@ -229,7 +229,7 @@ def watch(event_id: str, after: int | None):
                 page = []
             for change in page:
                 total = change.seats if change.type == "event_updated" else total
-                after = change.version
+                seen = change.version
                 click.echo(_change(change, total))
             if len(page) < limits.FEED_MAXIMUM:
                 time.sleep(WATCH_SECONDS)
@@ -478,5 +478,5 @@ def _window(event: Event) -> str:
     return f"{opens} to {closes}"
 
 
-def _moment(at: datetime | None, otherwise: str = "") -> str:
-    return schemas.timestamp(at)[:19] + "Z" if at else otherwise
+def _moment(at: datetime | Now | None, otherwise: str = "") -> str:
+    return schemas.timestamp(at)[:19] + "Z" if isinstance(at, datetime) else otherwise

@@ -132,4 +132,5 @@ def _environment() -> dict[str, str]:
         from dotenv import dotenv_values
     except ImportError:  # a production install reads the environment only
         return dict(os.environ)
-    return {**dotenv_values(".env"), **os.environ}
+    found = {name: value or "" for name, value in dotenv_values(".env").items()}
+    return {**found, **os.environ}

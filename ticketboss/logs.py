@@ -191,8 +191,8 @@ def _pieces(lines: list[str]) -> Iterator[bytes]:
     Several processes write to one, and longer ones would mix (pipe(7)).
     """
     piece = b""
-    for line in lines:
-        line = line.encode("utf-8", "backslashreplace")
+    for text in lines:
+        line = text.encode("utf-8", "backslashreplace")
         if piece and len(piece) + len(line) > select.PIPE_BUF:
             yield piece
             piece = b""

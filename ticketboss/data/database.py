@@ -76,6 +76,8 @@ class Rejected(Exception):
 
 # A named tuple whose fields are the columns of its statement.
 Row: TypeAlias = Any
+Parameters: TypeAlias = dict[str, Any] | None
+Run: TypeAlias = Callable[..., list[Row]]
 
 DAY = 86400.0  # poll() takes no infinity
 
@@ -118,7 +120,7 @@ extensions.set_wait_callback(_wait)
 # hours of the calendar are in a year that Python does not have. (libpq says it as it
 # connects, in a way that pgbouncer passes on: PostgreSQL manual, 32.15.)
 os.environ["PGTZ"] = "UTC"
-extras.register_uuid()
+extras.register_uuid()  # type: ignore[no-untyped-call]
 
 
 def is_dsn(text: str) -> bool:
@@ -130,7 +132,7 @@ def is_dsn(text: str) -> bool:
     return True
 
 
-def _hosts(dsn: str) -> list[dict]:
+def _hosts(dsn: str) -> list[dict[str, Any]]:
     """Split a multi-host connection string, so that each host gets its own deadline.
 
     libpq walks the list itself, but is stuck on a first host that accepts the
@@ -162,7 +164,7 @@ class _Pool:
         # None for each connection that may still be opened, and then those that are
         # idle; the one that was used last is lent first, so that the busiest stay warm.
         self._idle: list[_Connection | None] = [None] * size
-        self._waiting: deque[queue.SimpleQueue] = deque()
+        self._waiting: deque[queue.SimpleQueue[_Connection | None]] = deque()
         # How many are open, idle or lent, and until when they have to do.
         self._open = 0
         self._rests_until = float("-inf")
@@ -177,7 +179,7 @@ class _Pool:
         with self._mutex:
             if self._idle and (self._idle[-1] or self._may_open()):
                 return self._idle.pop()
-            place = queue.SimpleQueue()
+            place: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
             self._waiting.append(place)
         with suppress(queue.Empty):
             return place.get(timeout=max(deadline - time.monotonic(), 0))
@@ -290,14 +292,14 @@ class Database:
         patience = limits.PROBE_PATIENCE if self.freshly_silent else limits.DATABASE_PATIENCE
         return time.monotonic() + patience
 
-    def read(self, sql: str, parameters: dict | None = None) -> list[Row]:
+    def read(self, sql: str, parameters: Parameters = None) -> list[Row]:
         """Run a statement that may safely run twice and return its rows.
 
         Raises Unavailable, Overloaded, Conflict or Rejected.
         """
         return self._patiently(LIMITS + sql, parameters, ConnectionLost)
 
-    def read_durably(self, sql: str, parameters: dict | None = None) -> list[Row]:
+    def read_durably(self, sql: str, parameters: Parameters = None) -> list[Row]:
         """Read as above, with a statement that writes if it returns a row: it locks some, say.
 
         Then what could be seen when it was called is durable when this returns.
@@ -308,7 +310,7 @@ class Database:
         return rows
 
     def write(
-        self, sql: str, parameters: dict, wrote: Callable[[list[Row]], bool] = bool
+        self, sql: str, parameters: dict[str, Any], wrote: Callable[[list[Row]], bool] = bool
     ) -> list[Row]:
         """Run `sql` as one serializable transaction and return its last rows.
 
@@ -323,7 +325,7 @@ class Database:
         return rows
 
     def _patiently(
-        self, sql: str, parameters: dict | None, again: type[Exception], writing: bool = False
+        self, sql: str, parameters: Parameters, again: type[Exception], writing: bool = False
     ) -> list[Row]:
         """Run a message, and after some failures again, on another connection."""
         deadline = self.deadline()
@@ -338,7 +340,7 @@ class Database:
         raise Unavailable from lost
 
     @contextmanager
-    def session(self):
+    def session(self) -> Iterator[Run]:
         """Give a function that runs statements, each in a transaction of its own.
 
         For maintenance: on a connection of its own, without deadline. Raises
@@ -347,7 +349,7 @@ class Database:
         connection = self._connect(time.monotonic() + limits.DATABASE_PATIENCE)
         connection.deadline = float("inf")
 
-        def run(sql: str, parameters: dict | None = None) -> list[Row]:
+        def run(sql: str, parameters: Parameters = None) -> list[Row]:
             cursor.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 
@@ -360,7 +362,7 @@ class Database:
             connection.close()
 
     @contextmanager
-    def transaction(self):
+    def transaction(self) -> Iterator[Run]:
         """Give a function that runs statements in one transaction, as in a session."""
         with self.session() as run:
             run("BEGIN")
@@ -397,7 +399,7 @@ class Database:
             self._tell(logging.INFO, "the database can be used again")
 
     def _exchange(
-        self, sql: str, parameters: dict | None, deadline: float, writing: bool
+        self, sql: str, parameters: Parameters, deadline: float, writing: bool
     ) -> list[Row]:
         # In trouble only one caller at a time finds out whether that is over;
         # everybody else is told at once and keeps no thread busy.
@@ -410,7 +412,7 @@ class Database:
             if probing:
                 self._probe.release()
 
-    def _run(self, sql: str, parameters: dict | None, deadline: float, writing: bool) -> list[Row]:
+    def _run(self, sql: str, parameters: Parameters, deadline: float, writing: bool) -> list[Row]:
         connection = self._borrow(deadline)
         try:
             connection.deadline = deadline
@@ -507,7 +509,7 @@ class Database:
             share = (deadline - now) / (len(self._hosts) - position)
             factory = partial(_Connection, deadline=now + share)
             try:
-                connection = psycopg2.connect(
+                connection: _Connection = psycopg2.connect(
                     **host, connection_factory=factory, cursor_factory=extras.NamedTupleCursor
                 )
             except (psycopg2.Error, TimeoutError) as error:

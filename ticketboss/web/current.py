@@ -1,6 +1,6 @@
 """What the current application runs on, for blueprints and commands."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from flask import current_app
 from werkzeug.local import LocalProxy
@@ -14,9 +14,9 @@ from ticketboss.selling.line import Line
 if TYPE_CHECKING:
     from ticketboss.web.access import Access
 
-access: "Access" = LocalProxy(lambda: current_app.extensions["ticketboss"]["access"])
-config: Config = LocalProxy(lambda: current_app.extensions["ticketboss"]["config"])
-ids: ReservationIds = LocalProxy(lambda: current_app.extensions["ticketboss"]["ids"])
-keys: Keys = LocalProxy(lambda: current_app.extensions["ticketboss"]["keys"])
-store: Store = LocalProxy(lambda: current_app.extensions["ticketboss"]["store"])
-write_path: Line = LocalProxy(lambda: current_app.extensions["ticketboss"]["write_path"])
+access = cast("Access", LocalProxy(lambda: current_app.extensions["ticketboss"]["access"]))
+config = cast(Config, LocalProxy(lambda: current_app.extensions["ticketboss"]["config"]))
+ids = cast(ReservationIds, LocalProxy(lambda: current_app.extensions["ticketboss"]["ids"]))
+keys = cast(Keys, LocalProxy(lambda: current_app.extensions["ticketboss"]["keys"]))
+store = cast(Store, LocalProxy(lambda: current_app.extensions["ticketboss"]["store"]))
+write_path = cast(Line, LocalProxy(lambda: current_app.extensions["ticketboss"]["write_path"]))

@@ -100,8 +100,8 @@ def reservations(event_id: str):
     after = 0
     if query["after"] is not None:
         # The cursor is the last reservation of the page before: it proves itself.
-        last = _uuid(lists.place(query["after"]))
-        last = last and store.read_reservation(last, g.identity.partner_id)
+        place = _uuid(lists.place(query["after"]))
+        last = store.read_reservation(place, g.identity.partner_id) if place else None
         if not last or last.event_id != event_id or partner_id not in (None, last.partner_id):
             raise lists.not_a_cursor()
         after = last.created_version

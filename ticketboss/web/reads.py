@@ -36,7 +36,12 @@ def settle(found: Event) -> Event:
     try:
         return write_path.submit(found.event_id, Look())
     except NOT_NOW:
-        return store.read_event_unsettled(found.event_id)
+        return _computed(found)
+
+
+def _computed(found: Event) -> Event:
+    """Return an event as it will be once it is settled."""
+    return store.read_event_unsettled(found.event_id) or found
 
 
 def settle_all(found: list[Event]) -> list[Event]:
@@ -45,7 +50,7 @@ def settle_all(found: list[Event]) -> list[Event]:
     able = True
     for each in found:
         if each.unsettled:
-            each = settle(each) if able else store.read_event_unsettled(each.event_id)
+            each = settle(each) if able else _computed(each)
             able = able and not each.unsettled
         events.append(each)
     return events

@@ -7,6 +7,7 @@ from functools import partial
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from ticketboss import logs
 from ticketboss.config import Network
@@ -62,7 +63,7 @@ def _begin() -> None:
 
 
 def _end(proxies: tuple[Network, ...], response: Response) -> Response:
-    asked, known = request._get_current_object(), g._get_current_object()
+    asked, known = request._get_current_object(), g._get_current_object()  # type: ignore[attr-defined]
     headers = response.headers
     headers["X-Request-Id"] = known.request_id
     headers["X-Content-Type-Options"] = "nosniff"
@@ -103,12 +104,12 @@ def _refuse(fact: TicketBossError) -> Response:
     return response
 
 
-def _refuse_http(error: HTTPException) -> Response:
+def _refuse_http(error: HTTPException) -> BaseResponse:
     if error.code == 413:
-        return _refuse(PayloadTooLarge.than(request.max_content_length - 1))
+        return _refuse(PayloadTooLarge.than((request.max_content_length or 1) - 1))
     # The exception's own response keeps headers such as Allow.
     response = error.get_response()
-    if error.code >= 400:
+    if error.code is not None and error.code >= 400:
         g.error_code = CODES.get(error.code, error.name.lower().replace(" ", "_"))
         body = {
             "error": SENTENCES.get(error.code, error.name),
