@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from psycopg2.extensions import make_dsn
 from serving import ROOT, Server, connect, free_port, postgresql, run_sql, wait_for
 
 from ticketboss.data import migrations
@@ -127,21 +126,6 @@ def test_a_start_that_may_not_migrate_leaves_that_to_the_command(empty_database)
     assert run_sql(empty_database, "SELECT count(*) FROM events") == [(0,)]
     done = start(VERIFY, settings)
     assert done.communicate(timeout=30) == ("node-meetup-2025: 0 changes, ok\n", "")
-
-
-def test_a_start_on_a_migrated_database_needs_no_right_to_create_tables(empty_database):
-    start(VERIFY, {"DATABASE_URL": empty_database}).communicate(timeout=30)
-    run_sql(
-        empty_database,
-        "CREATE ROLE clerk LOGIN;"
-        " GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO clerk",
-    )
-    try:
-        dsn = make_dsn(empty_database, user="clerk")
-        done = start(VERIFY, {"DATABASE_URL": dsn})
-        assert done.communicate(timeout=30) == ("node-meetup-2025: 0 changes, ok\n", "")
-    finally:
-        run_sql(empty_database, "DROP OWNED BY clerk; DROP ROLE clerk")
 
 
 def test_a_start_leaves_an_event_that_exists_alone(empty_database):
