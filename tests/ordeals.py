@@ -181,7 +181,7 @@ def pgbouncer_is_killed(ground: Ground) -> Iterator[None]:
         raise Missing("pgbouncer is not installed (Debian and Ubuntu: apt install pgbouncer)")
     port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="ticketboss-pgbouncer-"))
-    owner = embedded._owner()  # it does not run as root, just as PostgreSQL does not
+    owner = embedded.owner_account()  # it does not run as root, just as PostgreSQL does not
     if owner:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
     settings = folder / "pgbouncer.ini"

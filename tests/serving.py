@@ -176,7 +176,7 @@ def connect(dsn: str):
     Importing ticketboss.data.database has set its wait callback for the whole
     process, so a plain psycopg2.connect() would not work here.
     """
-    connection = database._Connection(dsn, deadline=float("inf"))
+    connection = database.Connection(dsn, deadline=float("inf"))
     connection.autocommit = True
     return connection
 

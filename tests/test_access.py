@@ -325,3 +325,24 @@ def test_the_log_names_the_partner_who_asked_and_no_secret(world, call, capfd):
     assert [line.get("partner") for line in logged] == [OURS, None, None]
     for key in world.keys.values():
         assert key is None or key[16:] not in str(logged)
+
+
+def test_a_partner_sees_what_is_allotted_to_it_and_no_other_whom(call, create_key):
+    ours, theirs = create_key(OURS), create_key(THEIRS)
+    place = f"/api/v1/events/{EVENT}"
+    body = {"partnerId": OURS, "seats": 5}
+    assert call("PUT", f"{place}/allotments", ADMIN_KEY, json=body).status_code == 201
+    drawn = call("POST", f"{place}/reservations", ours, json={"seats": 2}).json
+    assert drawn["allotted"] is True
+    shown = {key: call("GET", place, key).json for key in (ours, theirs, ADMIN_KEY)}
+    assert {each["allottedSeats"] for each in shown.values()} == {3}
+    assert [each.get("yourAllottedSeats", "left out") for each in shown.values()] == [
+        *(3, "left out", "left out"),
+    ]
+    assert call("GET", f"{place}/allotments", theirs).json["items"] == []
+    (mine,) = call("GET", f"{place}/allotments", ours).json["items"]
+    assert (mine["seats"], mine["drawnSeats"]) == (5, 2)
+    for key, names in ((ours, [OURS, OURS, OURS]), (theirs, [None] * 3)):
+        items = call("GET", f"{place}/changes", key).json["items"]
+        assert [item["type"] for item in items] == ["allotted", "allotted", "reserved"]
+        assert [item["partnerId"] for item in items] == names

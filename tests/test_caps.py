@@ -80,6 +80,8 @@ def test_confirming_extending_and_reducing_are_never_refused_for_a_cap(reserve, 
     lower = {"maxSeatsPerPartner": 1, "maxHeldSeatsPerPartner": 1}
     edited = client.patch(EVENT, json=lower, headers={**AUTH, "If-Match": tag})
     assert edited.json["maxSeatsPerPartner"] == 1
+    told = client.get(f"{EVENT}/changes").json["items"][-1]["event"]
+    assert (told["maxSeatsPerPartner"], told["maxHeldSeatsPerPartner"]) == (1, 1)
     # Lowering takes nothing away.
     assert client.get(EVENT).json["reservedSeats"] == 10
     assert client.post(f"{held}/extend", json={"holdSeconds": 90}).status_code == 200

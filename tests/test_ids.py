@@ -83,7 +83,7 @@ def test_what_is_remembered_does_not_grow():
     ids = ReservationIds()
     for number in range(3 * MARKS):
         ids.remember(f"event-{number}")
-    assert len(ids._events) == MARKS
+    assert len(ids) == MARKS
 
 
 def test_a_forked_process_makes_ids_of_its_own():

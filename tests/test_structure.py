@@ -1,6 +1,7 @@
 """The house: who may import whom, and who alone knows what."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -117,3 +118,15 @@ def test_only_the_schemas_know_camel_case():
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         assert not strings & members, name
+
+
+def test_no_test_reaches_into_what_is_private():
+    """What a test needs to see has a name that says so."""
+    tests = Path(__file__).parent
+    for file in [*tests.glob("*.py"), *tests.glob("benchmark/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and re.match("_[a-z]", node.attr):
+                own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                # What a named tuple or a Flask proxy offers, and has to call so.
+                offered = node.attr in ("_asdict", "_replace", "_fields", "_get_current_object")
+                assert own or offered, f"{file.name}:{node.lineno} uses {node.attr}"

@@ -82,7 +82,7 @@ Run: TypeAlias = Callable[..., list[Row]]
 DAY = 86400.0  # poll() takes no infinity
 
 
-class _Connection(extensions.connection):
+class Connection(extensions.connection):
     def __init__(self, dsn: str, deadline: float):
         self.deadline = deadline  # connecting waits in _wait, too
         super().__init__(dsn)
@@ -95,13 +95,13 @@ class _Connection(extensions.connection):
         return bool(self.closed)
 
 
-def _ready(connection: _Connection, event: int, seconds: float) -> bool:
+def _ready(connection: Connection, event: int, seconds: float) -> bool:
     poller = select.poll()
     poller.register(connection.fileno(), event)
     return bool(poller.poll(seconds * 1000))
 
 
-def _wait(connection: _Connection) -> None:
+def _wait(connection: Connection) -> None:
     """Wait for the server, but never past the connection's deadline.
 
     psycopg2 calls this instead of blocking inside libpq, which has no query
@@ -150,7 +150,7 @@ def _hosts(dsn: str) -> list[dict[str, Any]]:
     ]
 
 
-class _Pool:
+class Pool:
     """A bounded number of connections, lent in the order in which they are asked for.
 
     Whoever comes while somebody waits waits behind: a pool that lets the quickest
@@ -163,23 +163,33 @@ class _Pool:
         self._mutex = threading.Lock()
         # None for each connection that may still be opened, and then those that are
         # idle; the one that was used last is lent first, so that the busiest stay warm.
-        self._idle: list[_Connection | None] = [None] * size
-        self._waiting: deque[queue.SimpleQueue[_Connection | None]] = deque()
+        self._idle: list[Connection | None] = [None] * size
+        self._waiting: deque[queue.SimpleQueue[Connection | None]] = deque()
         # How many are open, idle or lent, and until when they have to do.
         self._open = 0
         self._rests_until = float("-inf")
 
-    def take(self, deadline: float) -> _Connection | None:
+    @property
+    def idle(self) -> int:
+        """How many connections, open or yet to be opened, are lent to nobody."""
+        return len(self._idle)
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for one."""
+        return len(self._waiting)
+
+    def take(self, deadline: float) -> Connection | None:
         """Lend a connection, or the right to open one; raise Overloaded at the deadline."""
         while (connection := self._next(deadline)) and connection.hung_up:
             self.give_back(connection)
         return connection
 
-    def _next(self, deadline: float) -> _Connection | None:
+    def _next(self, deadline: float) -> Connection | None:
         with self._mutex:
             if self._idle and (self._idle[-1] or self._may_open()):
                 return self._idle.pop()
-            place: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
+            place: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
             self._waiting.append(place)
         with suppress(queue.Empty):
             return place.get(timeout=max(deadline - time.monotonic(), 0))
@@ -205,7 +215,7 @@ class _Pool:
                 self._rests_until = time.monotonic() + limits.POOL_REST
             return bool(self._open)
 
-    def give_back(self, connection: _Connection | None) -> None:
+    def give_back(self, connection: Connection | None) -> None:
         with self._mutex:
             if connection is not None and connection.closed:
                 self._open -= 1
@@ -260,7 +270,7 @@ class Database:
     def __init__(self, dsn: str, size: int, quiet: bool = False):
         self._hosts = _hosts(dsn)
         self._quiet = quiet
-        self._pool = _Pool(size)
+        self.pool = Pool(size)
         self._trouble: _Trouble | None = None
         # Whether it granted fewer connections than the pool would have opened.
         self._short = False
@@ -371,7 +381,7 @@ class Database:
 
     def close(self) -> None:
         """Close the connections that are idle; those in use live on."""
-        self._pool.empty()
+        self.pool.empty()
 
     def _tell(self, level: int, message: str, **facts: str) -> None:
         if not self._quiet:
@@ -430,12 +440,12 @@ class Database:
         except ValueError as error:  # a NUL or a surrogate; never sent
             raise Rejected(str(error)) from error
         finally:
-            self._pool.give_back(connection)
+            self.pool.give_back(connection)
         self._note_success()
         return rows
 
     def _meaning(
-        self, error: psycopg2.Error, connection: _Connection, writing: bool = False
+        self, error: psycopg2.Error, connection: Connection, writing: bool = False
     ) -> Exception:
         """Say what an error means for the caller, by what is left of the connection."""
         code = error.pgcode
@@ -461,22 +471,22 @@ class Database:
             return Unavailable()
         return Rejected(told)
 
-    def _borrow(self, deadline: float) -> _Connection:
+    def _borrow(self, deadline: float) -> Connection:
         """Return a connection of the pool, which may have to be opened first."""
         # What is left is for the exchange itself: to wait here is no silence of the server.
-        while (connection := self._pool.take(deadline - limits.PROBE_PATIENCE)) is None:
+        while (connection := self.pool.take(deadline - limits.PROBE_PATIENCE)) is None:
             try:
                 connection = self._open(deadline)
             except BaseException as failure:
-                self._pool.give_back(None)
+                self.pool.give_back(None)
                 if not isinstance(failure, _Refused):
                     raise
             else:
-                self._pool.opened()
+                self.pool.opened()
                 break
         return connection
 
-    def _open(self, deadline: float) -> _Connection:
+    def _open(self, deadline: float) -> Connection:
         """Connect, as soon as the server lets us; raise _Refused where others are connected."""
         refusal = None
         for _ in _tries(deadline):
@@ -484,7 +494,7 @@ class Database:
                 connection = self._connect(deadline)
             except _Refused:
                 refusal = self.last_failure
-                if self._pool.refused():
+                if self.pool.refused():
                     self._note_short(True)
                     raise
             except Unavailable:
@@ -501,15 +511,15 @@ class Database:
             self._tell(logging.WARNING, message, reason=self.last_failure)
         self._short = short
 
-    def _connect(self, deadline: float) -> _Connection:
+    def _connect(self, deadline: float) -> Connection:
         """Connect to the first host that answers and accepts; raise Unavailable or _Refused."""
         refused = True
         for position, host in enumerate(self._hosts):
             now = time.monotonic()
             share = (deadline - now) / (len(self._hosts) - position)
-            factory = partial(_Connection, deadline=now + share)
+            factory = partial(Connection, deadline=now + share)
             try:
-                connection: _Connection = psycopg2.connect(
+                connection: Connection = psycopg2.connect(
                     **host, connection_factory=factory, cursor_factory=extras.NamedTupleCursor
                 )
             except (psycopg2.Error, TimeoutError) as error:

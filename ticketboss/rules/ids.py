@@ -34,6 +34,10 @@ class ReservationIds:
     def __init__(self) -> None:
         self._events: list[str | None] = [None] * MARKS
 
+    def __len__(self) -> int:
+        """How many events it has room for."""
+        return len(self._events)
+
     def new(self, event_id: str) -> UUID:
         """Return a UUID version 7 (RFC 9562, section 5.7).
 

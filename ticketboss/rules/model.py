@@ -63,8 +63,9 @@ class Event(EventMembers):
     event_id: str
     available_seats: int
     reservation_count: int
-    # Allotted to partners, and not drawn.
+    # Allotted to partners, and not drawn; and of those to the one who asks.
     allotted_seats: int = 0
+    your_allotted_seats: int | None = None
     version: int
     created_at: datetime
     read_at: datetime

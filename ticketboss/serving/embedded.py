@@ -112,7 +112,7 @@ class Server:
         return (self.cluster / "PG_VERSION").exists() and self._control("status", check=False) == 0
 
     def _start(self) -> None:
-        owner = _owner()
+        owner = owner_account()
         if owner is not None:
             _open_the_way(self.folder)
         # Made aside and moved, so that an interrupted start leaves no half of one;
@@ -164,7 +164,7 @@ class Server:
 
     def _run(self, program: str, cluster: Path, *arguments: str, check: bool = True) -> int:
         """Run one of PostgreSQL's programs on a cluster; raise EmbeddedError if it fails."""
-        owner = _owner()
+        owner = owner_account()
         account: dict[str, Any] = (
             {}
             if owner is None
@@ -221,7 +221,7 @@ def programs() -> Path:
 
 
 @cache
-def _owner() -> pwd.struct_passwd | None:
+def owner_account() -> pwd.struct_passwd | None:
     """Return the account that runs the server: None for our own, unless we are root."""
     if os.geteuid() != 0:
         return None

@@ -39,8 +39,12 @@ def show_default():
 
 @blueprint.get("/events/<event_id>")
 def show(event_id: str):
-    """Show the event's summary."""
-    return _summary(reads.event(known(event_id)))
+    """Show the event's summary, to a partner with what it has allotted."""
+    event = reads.event(known(event_id))
+    partner_id = g.identity.partner_id
+    if partner_id is not None and event.allotted_seats:
+        event, event.your_allotted_seats = reads.allotted(event, partner_id)
+    return _summary(event)
 
 
 @blueprint.post("/events")

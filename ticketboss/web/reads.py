@@ -15,6 +15,9 @@ from ticketboss.rules.errors import Contention, EventNotFound, Overloaded, Unava
 from ticketboss.rules.model import Event, Reservation
 from ticketboss.web.current import store, write_path
 
+# How often a summary and what belongs to it are read until they agree.
+TRIES = 5
+
 NOT_NOW = (Unavailable, Contention, Overloaded)
 
 
@@ -27,6 +30,16 @@ def event(event_id: str) -> Event:
     if found is None:
         raise EventNotFound
     return settle(found)
+
+
+def allotted(found: Event, partner_id: str) -> tuple[Event, int | None]:
+    """Return an event, and what its partner has left of an allotment at that version."""
+    for _ in range(TRIES):
+        mine = store.read_allotments([(found.event_id, partner_id)])[0]
+        if not mine or mine[0].version <= found.version:
+            return found, mine[0].seats if mine else None
+        found = event(found.event_id)  # it has been drawn from meanwhile
+    return found, None
 
 
 def settle(found: Event) -> Event:

@@ -410,13 +410,14 @@ class EventMembersAnswer(Answer):
         "salesCloseAt",
         "maxSeatsPerPartner",
         "maxHeldSeatsPerPartner",
-        "allottedSeats",
     }
 
     name = fields.String()
     total_seats = fields.Integer()
     sales_open_at = Timestamp()
     sales_close_at = Timestamp()
+    max_seats_per_partner = fields.Integer()
+    max_held_seats_per_partner = fields.Integer()
 
 
 # How values that JSON has no type for are sent.
@@ -435,6 +436,7 @@ class EventAnswer(Answer):
         "maxSeatsPerPartner",
         "maxHeldSeatsPerPartner",
         "allottedSeats",
+        "yourAllottedSeats",
     }
 
     event_id = fields.String()
@@ -449,6 +451,7 @@ class EventAnswer(Answer):
     max_seats_per_partner = fields.Integer()
     max_held_seats_per_partner = fields.Integer()
     allotted_seats = fields.Integer(attribute="shown_allotted_seats")
+    your_allotted_seats = fields.Integer()
 
 
 class AllotmentAnswer(Answer):
