@@ -48,7 +48,8 @@ HOLD_TOTAL_SECONDS = 7200
 NOBODYS_ID = "01900000-0000-7000-8000-000000000000"
 
 ANY_VERSION = range(2**31)
-MEMBERS = ("name", "totalSeats", "salesOpenAt", "salesCloseAt")
+CAPS = ("maxSeatsPerPartner", "maxHeldSeatsPerPartner")
+MEMBERS = ("name", "totalSeats", "salesOpenAt", "salesCloseAt", *CAPS)
 AT = object()  # stands for the time of a change
 
 
@@ -81,12 +82,19 @@ class Model:
 
     def __init__(self):
         self.events, self.feeds, self.reservations, self.keys = {}, {}, [], {}
+        # Those that live, by event and partner; and what was drawn from which, by its place.
+        self.allotments, self.sources = {}, {}
 
     def create(self, event_id: str, **members) -> dict:
         require_window(members)
         require(event_id not in self.events, 409, "event_exists")
         self.feeds[event_id] = []
-        self.events[event_id] = {"eventId": event_id, "version": 0, **members}
+        self.events[event_id] = {
+            "eventId": event_id,
+            "version": 0,
+            **dict.fromkeys(CAPS),
+            **members,
+        }
         return self.event(event_id)
 
     def event(self, event_id: str) -> dict:
@@ -94,11 +102,66 @@ class Model:
         event = self.events[event_id]
         live = [r for r in self.reservations if r["status"] in ("held", "confirmed")]
         sold = [r["seats"] for r in live if r["eventId"] == event_id]
-        event["reservedSeats"], event["reservationCount"] = sum(sold), len(sold)
-        event["availableSeats"] = event["totalSeats"] - sum(sold)
+        allotted = sum(a["seats"] for (of, _), a in self.allotments.items() if of == event_id)
+        event["reservedSeats"], event["reservationCount"] = sum(sold) + allotted, len(sold)
+        event["availableSeats"] = event["totalSeats"] - event["reservedSeats"]
+        event["allottedSeats"] = allotted or None
         return event
 
-    def enter(self, type: str, thing: dict, **members) -> dict:
+    def allot(self, event_id: str, partner: str, granted: int, release_at) -> dict:
+        event = self.event(event_id)
+        allotment = self.allotments.get((event_id, partner))
+        told = {"requestedSeats": granted, "availableSeats": event["availableSeats"]}
+        told["version"] = event["version"]
+        if allotment is None:
+            require(granted <= event["availableSeats"], 409, "sold_out", **told)
+            allotment = {"eventId": event_id, "partnerId": partner, "seats": 0, "entries": []}
+            self.allotments[event_id, partner] = allotment
+        else:
+            drawn = allotment["granted"] - allotment["seats"]
+            granted = max(granted, drawn)
+            more = told["requestedSeats"] = granted - allotment["granted"]
+            if (more, release_at) == (0, allotment["releaseAt"]):
+                return self.granted(allotment)
+            require(more <= event["availableSeats"], 409, "sold_out", **told)
+            granted, left = granted, granted - drawn
+            allotment |= {"granted": granted, "releaseAt": release_at}
+            return self.granted(self.move(allotment, left - allotment["seats"], "admin"))
+        allotment |= {"granted": granted, "releaseAt": release_at}
+        return self.granted(self.move(allotment, granted, "admin"))
+
+    def granted(self, allotment: dict) -> dict:
+        return {
+            "eventId": allotment["eventId"],
+            "partnerId": allotment["partnerId"],
+            "seats": allotment["granted"],
+            "drawnSeats": allotment["granted"] - allotment["seats"],
+            "releaseAt": allotment["releaseAt"],
+            "version": allotment["version"],
+        }
+
+    def release(self, event_id: str, partner: str, actor: str = "admin") -> dict:
+        self.event(event_id)
+        if allotment := self.allotments.get((event_id, partner)):
+            left, self.allotments[event_id, partner] = allotment["seats"], allotment
+            self.move(allotment, -left, actor)
+            del self.allotments[event_id, partner]
+        return {}
+
+    def move(self, allotment: dict, seats: int, actor: str | None = None) -> dict:
+        """Put seats into an allotment, or take some out."""
+        self.enter("allotted", allotment, actor, seats=allotment["seats"] + seats)
+        allotment["entries"].append(self.feeds[allotment["eventId"]][-1])
+        return allotment
+
+    def give_back(self, r: dict, seats: int, actor: str | None = None) -> dict:
+        """Put what a change has freed of a reservation where it came from."""
+        source = self.sources.get(id(r))
+        if source and source is self.allotments.get((r["eventId"], r["partnerId"])):
+            self.move(source, seats, actor)
+        return r
+
+    def enter(self, type: str, thing: dict, actor: str | None = None, /, **members) -> dict:
         event, at = self.events[thing["eventId"]], Told()
         event["version"] += 1
         thing.update({name: at if x is AT else x for name, x in members.items()})
@@ -106,7 +169,7 @@ class Model:
         change = {"version": event["version"], "type": type, "at": at}
         change |= {name: thing.get(name) for name in ("reservationId", "partnerId")}
         change["seats"] = thing.get("seats", event["totalSeats"])
-        change["actor"] = {"event_updated": "admin", "expired": "expiry"}.get(type)
+        change["actor"] = {"event_updated": "admin", "expired": "expiry"}.get(type, actor)
         if type == "event_updated":
             change["event"] = shown({name: event[name] for name in MEMBERS})
         change["availableSeats"] = self.event(event["eventId"])["availableSeats"]
@@ -124,15 +187,39 @@ class Model:
         seen = {"version": event["version"]}
         require((opens or ALWAYS[0]) < TODAY, 409, "sales_not_open", salesOpenAt=opens, **seen)
         require_before_close(event)
-        told = {"requestedSeats": seats, "availableSeats": left, **seen}
-        require(seats <= left, 409, "sold_out", **told)
+        allotment = self.allotments.get((event_id, partner))
+        draws = allotment is not None and allotment["seats"] >= seats
+        if not draws:
+            self.require_within_caps(event, partner, seats, hold)
+            told = {"requestedSeats": seats, "availableSeats": left, **seen}
+            require(seats <= left, 409, "sold_out", **told)
         made = {"reservationId": Told(), "eventId": event_id, "partnerId": partner, "seats": seats}
+        if draws:
+            self.move(allotment, -seats)
+            made["allotted"], self.sources[id(made)] = True, allotment
         self.reservations.append(made)
         if key:
             self.keys[partner, key] = asked, made
         if hold:
             return self.enter("held", made, status="held", createdAt=AT, expiresAt=Told())
         return self.enter("reserved", made, status="confirmed", createdAt=AT, confirmedAt=AT)
+
+    def require_within_caps(self, event: dict, partner: str, seats: int, hold) -> None:
+        counted = {"maxSeatsPerPartner": ("held", "confirmed")}
+        if hold:
+            counted["maxHeldSeatsPerPartner"] = ("held",)
+        for cap, statuses in counted.items():
+            had = sum(
+                r["seats"]
+                for r in self.reservations
+                if (r["eventId"], r["partnerId"]) == (event["eventId"], partner)
+                and r["status"] in statuses
+                and not r.get("allotted")
+            )
+            limit = event[cap]
+            told = {"cap": cap, "limit": limit, "partnerSeats": had}
+            told |= {"remaining": max(0, (limit or 0) - had), "version": event["version"]}
+            require(limit is None or had + seats <= limit, 409, "partner_limit", **told)
 
     def forget_times(self, r: dict) -> None:
         """Let everything be told anew of when a reservation was made and changed."""
@@ -159,10 +246,11 @@ class Model:
             return self.enter(type, r, expiresAt=Told())
         if type == "reduced":
             require(wanted <= r["seats"], 409, "cannot_grow", seats=r["seats"])
-            return self.enter(type, r, seats=wanted)
+            freed = r["seats"] - wanted
+            return self.give_back(self.enter(type, r, seats=wanted), freed)
         if type == "confirmed":
             return self.enter(type, r, status=type, confirmedAt=AT, expiresAt=None)
-        return self.enter(type, r, status=type, cancelledAt=AT)
+        return self.give_back(self.enter(type, r, status=type, cancelledAt=AT), r["seats"])
 
     def edit(self, event_id: str, versions, **members) -> dict:
         require(versions is not None, 428, "precondition_required")
@@ -292,10 +380,12 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
 
         # --- One request ------------------------------------------------------
 
-        def ask(self, judge, method: str, path: str, body=None, status: int = 200, **headers):
+        def ask(
+            self, judge, method: str, path: str, body=None, status: int = 200, tag=True, **headers
+        ):
             """Send a request: the answer must be what `judge` returns or the Refused it raises."""
             if method != "GET" and "/reservations" in path:
-                self.again = partial(self.ask, judge, method, path, body, status, **headers)
+                self.again = partial(self.ask, judge, method, path, body, status, tag, **headers)
             self.agreed = False
             known = len(self.model.reservations)
             headers = {name.replace("_", "-"): x for name, x in shown(headers).items()}
@@ -313,7 +403,7 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
             except Refused as refusal:
                 thing, (status, expected) = {}, refusal.args
             assert (answer.status_code, said) == (status, None if status == 204 else expected)
-            if status in (200, 201) and "version" in thing:
+            if tag and status in (200, 201) and "version" in thing:
                 assert answer.headers["ETag"] == f'"{thing["version"]}"'
             if status == 201 and "reservationId" in thing:
                 assert answer.headers["Location"] == f"/api/v1{path_of(thing)}"
@@ -530,6 +620,7 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                     "totalSeats": TOTAL,
                     "salesOpenAt": OPENS,
                     "salesCloseAt": CLOSES,
+                    **dict.fromkeys(CAPS, st.sampled_from([None, 2, 4])),
                 },
             ).filter(bool),
             condition=EDIT_CONDITION,
@@ -546,6 +637,39 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
             )
             if members.keys() & {"salesOpenAt", "salesCloseAt"}:
                 self.reserve(event_id, PARTNERS[1], 1, None, None, "none")
+
+        @step(
+            3,
+            event_id=EVENT,
+            partner=PARTNER,
+            seats=st.integers(1, 6),
+            release_at=st.sampled_from([None, FAR_OFF]),
+        )
+        def allot(self, event_id, partner, seats, release_at):
+            status = 200 if (event_id, partner) in self.model.allotments else 201
+            body = shown({"partnerId": partner, "seats": seats, "releaseAt": release_at})
+            path = f"/events/{event_id}/allotments"
+            judge = partial(self.model.allot, event_id, partner, seats, release_at)
+            self.ask(judge, "PUT", path, body, status, tag=False, **ADMIN)
+
+        @step(1, event_id=EVENT, partner=PARTNER)
+        def release(self, event_id, partner):
+            path = f"/events/{event_id}/allotments?{urlencode({'partnerId': partner})}"
+            judge = partial(self.model.release, event_id, partner)
+            self.ask(judge, "DELETE", path, status=204, **ADMIN)
+
+        @step(1, event_id=EVENT)
+        def list_allotments(self, event_id):
+            def judge():
+                self.model.event(event_id)
+                found = sorted(
+                    (partner, allotment)
+                    for (of, partner), allotment in self.model.allotments.items()
+                    if of == event_id
+                )
+                return {"items": [shown(self.model.granted(a)) for _, a in found], "next": None}
+
+            self.ask(judge, "GET", f"/events/{event_id}/allotments")
 
         # --- What time does ---------------------------------------------------
 
@@ -568,11 +692,24 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                 past.end_holds(sql, f"reservation_id = '{r['reservationId'].said}'")
                 self.model.forget_times(r)
                 self.model.enter("expired", r, status="expired")
+                self.model.give_back(r, r["seats"], "expiry")
             if event_id is None and ending:
                 self.show_one(ending[-1], condition)
             for (partner, key), (asked, made) in list(self.model.keys.items()):
                 if event_id is not None and any(made is r for r in ending):
                     self.reserve(event_id, partner, *asked[1:], key, condition)
+
+        @step(2, which=st.integers(0, 2))
+        def end_allotment(self, which):
+            """Let an allotment come to its end; whatever comes next has to release it."""
+            dated = [a for a in self.model.allotments.values() if a["releaseAt"]]
+            for allotment in dated[which:][:1]:
+                of, partner = allotment["eventId"], allotment["partnerId"]
+                this = f"allotment AND event_id = '{of}' AND partner_id = '{partner}'"
+                past.end_holds(sql, this)
+                for entry in allotment["entries"]:
+                    entry["at"].said = None
+                self.model.release(of, partner, "expiry")
 
         @step(2, which=st.integers(0, 2))
         def age(self, which):
