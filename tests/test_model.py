@@ -439,6 +439,12 @@ def machine(application, connection) -> type[RuleBasedStateMachine]:
                 self.create(event_id, 8, None, None)
             for key in KEYS:
                 self.reserve(DEFAULT_EVENT, PARTNERS[0], 2, 600, key, "none")
+            for event_id, partner, release_at in zip(
+                EVENTS, PARTNERS, (None, FAR_OFF), strict=False
+            ):
+                self.allot(event_id, partner, 4, release_at)
+                for hold in (None, 600):
+                    self.reserve(event_id, partner, 2, hold, None, "none")
 
         def pick(self, which: int) -> dict | None:
             """Return one of the latest reservations, or None for one that nobody has made."""
