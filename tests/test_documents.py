@@ -21,6 +21,7 @@ from ticketboss.config import Config, ConfigurationError, load
 from ticketboss.rules import errors, limits
 from ticketboss.selling import batch
 from ticketboss.serving import wire
+from ticketboss.web.refusals import REFUSALS
 
 # The text of every document, by its path.
 DOCUMENTS = {
@@ -179,10 +180,9 @@ def _address(server) -> str:
 
 
 def test_the_error_table_lists_exactly_what_the_service_can_send(server):
-    listed = [
-        (int(status), bare(code))
-        for status, code, _, _ in table("status", "`code`", "when", "what to do")
-    ]
+    rows = table("status", "`code`", "when", "what to do")
+    assert rows == [[str(r.status), f"`{r.code}`", r.when, r.remedy] for r in REFUSALS]
+    listed = [(refusal.status, refusal.code) for refusal in REFUSALS]
     assert len(listed) == len(set(listed))
     assert listed == sorted(listed, key=lambda row: row[0])
     assert set(listed) == facts(errors.TicketBossError) | routing(server) | parsing(server) | LATE

@@ -17,6 +17,7 @@ FOR_ALL = "no-cache"
 # Every call, in an order in which each works: its address, its body, and what it answers.
 CALLS = {
     "GET /": ("/", None, 200, FOR_ALL),
+    "GET /openapi.json": ("/openapi.json", None, 200, FOR_ALL),
     "GET /livez": ("/livez", None, 200, NEVER),
     "GET /api/v1/health": ("/api/v1/health", None, 200, NEVER),
     "POST /api/v1/events": (

@@ -56,7 +56,8 @@ def test_the_wheel_holds_the_code_and_every_statement(wheel):
         if file.suffix in (".sql", ".py")
     }
     assert len(sql) > 10
-    assert names == code | sql | {"ticketboss/py.typed", "ticketboss/web/board.html"}
+    data = {"py.typed", "web/board.html", "web/examples.json"}
+    assert names == code | sql | {f"ticketboss/{name}" for name in data}
 
 
 def test_an_installation_needs_four_packages_and_caps_each(installed):

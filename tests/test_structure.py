@@ -84,7 +84,7 @@ KNOWN_TO = {
         "selling/batch.py",
     },
     "flask": {"__init__.py", "cli.py", "web/"},
-    "marshmallow": {"web/schemas.py"},
+    "marshmallow": {"web/schemas.py", "web/shapes.py"},
     "gunicorn": {"serving/", "web/bodies.py"},
     "threading": {
         "check/clients.py",

@@ -18,6 +18,7 @@ from ticketboss.web import (
     events,
     health,
     keys,
+    openapi,
     reservations,
     responses,
     screening,
@@ -60,5 +61,6 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_blueprint(allotments.blueprint)
     app.register_blueprint(board.blueprint)
     app.register_blueprint(keys.blueprint)
+    app.register_blueprint(openapi.blueprint)
     cli.register(app)
     return app

@@ -27,6 +27,8 @@ Kind = Literal[
     "event_created",
     "event_updated",
 ]
+# Those that a feed has: it starts after the creation.
+KINDS: tuple[Kind, ...] = tuple(kind for kind in get_args(Kind) if kind != "event_created")
 
 # Who makes a change, where it is nobody with a key of his own.
 ADMIN = "admin"

@@ -34,6 +34,7 @@ CHANGES = schemas.ChangesQuery()
 
 @blueprint.get("/reservations")
 def show_default():
+    """Show the default event's summary."""
     return show(config.event_id)
 
 

@@ -32,6 +32,7 @@ RESERVATION = schemas.ReservationAnswer()
 
 @blueprint.post("/reservations")
 def reserve_default():
+    """Reserve seats of the default event, or hold them for a while."""
     return reserve(config.event_id)
 
 

@@ -22,7 +22,7 @@ from marshmallow import (
 
 from ticketboss.rules import limits, names
 from ticketboss.rules.errors import InvalidRequest
-from ticketboss.rules.model import STATUSES
+from ticketboss.rules.model import KINDS, STATUSES
 
 # RFC 3339, with the offset that makes it an instant.
 TIMESTAMP = re.compile(
@@ -472,7 +472,7 @@ class ReservationAnswer(Answer):
     event_id = fields.String()
     partner_id = fields.String()
     seats = fields.Integer()
-    status = fields.String()
+    status = fields.String(validate=validate.OneOf(STATUSES))
     version = fields.Integer()
     created_at = Timestamp()
     expires_at = Timestamp()
@@ -496,11 +496,11 @@ class ChangeAnswer(Answer):
     optional: ClassVar[set[str]] = {"event"}
 
     version = fields.Integer()
-    type = fields.String()
-    reservation_id = fields.UUID()
-    partner_id = fields.String()
+    type = fields.String(validate=validate.OneOf(KINDS))
+    reservation_id = fields.UUID(allow_none=True)
+    partner_id = fields.String(allow_none=True)
     seats = fields.Integer()
     available_seats = fields.Integer()
     at = Timestamp()
-    actor = fields.String()
+    actor = fields.String(allow_none=True)
     event = fields.Nested(EventMembersAnswer)
