@@ -263,6 +263,16 @@ class Recorder(dict):
         return default
 
 
+def test_the_table_of_503_has_every_code_and_what_the_log_says():
+    rows = table("`code`", "in the log", "what it means", "what to do")
+    refusals = errors.TicketBossError.__subclasses__()
+    assert {bare(row[0]) for row in rows} == {e.code for e in refusals if e.status == 503}
+    said = set(re.findall(r"`(the database [a-zA-Z_ ]+)`", " ".join(row[1] for row in rows)))
+    assert len(said) == 2
+    source = (ROOT / "ticketboss/data/database.py").read_text("utf-8")
+    assert all(f'"{line}"' in source for line in said | {"the database can be used again"})
+
+
 CONFIGURATION = ("variable", "default", "what it takes")
 
 
@@ -440,7 +450,7 @@ def test_every_bound_that_is_told_is_the_one_in_force(told):
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_file_that_is_named_exists(name):
-    for path in re.findall(r"`((?:ticketboss|sql|tests|docs)/[\w./-]*)`", DOCUMENTS[name]):
+    for path in re.findall(r"`((?:ticketboss|sql|tests|docs|deploy)/[\w./-]*)`", DOCUMENTS[name]):
         assert (ROOT / path).exists(), path
 
 
