@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ticketboss.config import Config, ConfigurationError, load
+from ticketboss.config import SECRETS, Config, ConfigurationError, load, misspelt
 from ticketboss.serving import startup
 
 PASSWORD = "correct-horse-battery"
@@ -69,7 +69,8 @@ def folder(tmp_path, monkeypatch):
     """Work in an empty folder, with no setting in the environment."""
     for field in dataclasses.fields(Config):
         monkeypatch.delenv(field.name.upper(), raising=False)
-    monkeypatch.delenv("TICKETBOSS_DATA", raising=False)
+    for name in ("TICKETBOSS_DATA", *(f"{name}_FILE" for name in SECRETS)):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -150,6 +151,52 @@ def test_every_value_that_is_taken_arrives():
     assert (config.auth, config.partner_concurrency) == ("keys", 3)
     networks = ["10.0.0.1/32", "192.168.0.0/16", "::1/128"]
     assert list(map(str, config.trusted_proxies)) == networks
+
+
+@pytest.mark.parametrize(("name", "value"), [("DATABASE_URL", URL), ("ADMIN_KEY", "x" * 16)])
+def test_a_secret_may_stand_in_a_file(name, value, folder):
+    (folder / "secret").write_text(f"{value}\n")
+    assert load({f"{name}_FILE": "secret"}) == load({name: value}) != load({})
+    with pytest.raises(ConfigurationError, match=f"^{name} and {name}_FILE are both set; one of"):
+        load({name: value, f"{name}_FILE": "secret"})
+    (folder / "secret").write_text(f"{PASSWORD} with a space")
+    with pytest.raises(ConfigurationError, match=f"^{name} takes ") as refusal:
+        load({f"{name}_FILE": "secret"})
+    assert PASSWORD not in str(refusal.value)
+    # A secret that has not arrived is not taken for none.
+    (folder / "secret").write_text("\n")
+    with pytest.raises(ConfigurationError, match=f"^{name}_FILE takes .*; 'secret' is empty$"):
+        load({f"{name}_FILE": "secret"})
+    (folder / "secret").write_bytes(b"\xff")
+    with pytest.raises(ConfigurationError, match="it is not UTF-8$"):
+        load({f"{name}_FILE": "secret"})
+    with pytest.raises(ConfigurationError, match="'nowhere': No such file or directory$"):
+        load({f"{name}_FILE": "nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PROT", "PORT"),
+        ("PORTS", "PORT"),
+        ("TICKETBOS_DATA", "TICKETBOSS_DATA"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("ADMIN_KEYFILE", "ADMIN_KEY_FILE"),
+        ("POOLSIZE", "POOL_SIZE"),
+    ],
+)
+def test_a_name_that_is_nearly_ours_is_taken_for_a_slip(name, meant):
+    assert misspelt({name: "x", "PORT": "9000"}) == {name: meant}
+
+
+def test_the_names_of_others_are_left_alone():
+    others = (
+        "HOSTNAME PGPORT PGHOST DB_PORT REDIS_PORT PATH HOME TERM SSH_CONNECTION LOG_LEVEL"
+        " TICKETBOSS_PORT TICKETBOSS_SERVICE_HOST TEST_DATABASE_URL AGENT_ID"
+    )
+    ours = [field.name.upper() for field in dataclasses.fields(Config) if field.name != "data"]
+    ours += ["TICKETBOSS_DATA", "DATABASE_URL_FILE", "ADMIN_KEY_FILE"]
+    assert misspelt(dict.fromkeys([*others.split(), *ours], "x")) == {}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from serving import ROOT
 from test_structure import STOREYS
 
-from ticketboss.config import Config, ConfigurationError, load
+from ticketboss.config import SECRETS, Config, ConfigurationError, load
 from ticketboss.rules import errors, limits
 from ticketboss.selling import batch
 from ticketboss.serving import wire
@@ -279,9 +279,12 @@ CONFIGURATION = ("variable", "default", "what it takes")
 def test_the_configuration_table_lists_exactly_the_variables_that_are_read():
     environment = Recorder()
     load(environment)
-    assert len(environment.names) == len(dataclasses.fields(Config))
+    files = {f"{name}_FILE" for name in SECRETS}
+    assert len(environment.names) == len(dataclasses.fields(Config)) + len(files)
     listed = [bare(row[0]) for row in table(*CONFIGURATION)]
-    assert sorted(listed) == sorted(environment.names)
+    assert sorted(listed) == sorted(set(environment.names) - files)
+    for name in files:
+        assert f"`{name}`" in DOCUMENTS["docs/operations.md"]
 
 
 @pytest.mark.parametrize("row", table(*CONFIGURATION), ids=lambda row: bare(row[0]))
@@ -391,12 +394,12 @@ def squeezed(text: str) -> list[str]:
 
 
 def test_every_make_target_that_is_named_exists():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    named = set(re.findall(r"(?:`|^    )make ([a-z]+)", EVERYTHING, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", EVERYTHING, re.MULTILINE))
     assert named >= {"run", "test"}
     assert named <= targets
     assert (
-        set(re.findall(r"^\.PHONY: (\w+)", (ROOT / "Makefile").read_text(), re.MULTILINE)) == named
+        set(re.findall(r"^\.PHONY: (\S+)", (ROOT / "Makefile").read_text(), re.MULTILINE)) == named
     )
 
 

@@ -1,9 +1,10 @@
 """Read and check the configuration, once, from the environment and `.env`."""
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from ticketboss.rules.names import EVENT_ID
 Network = IPv4Network | IPv6Network
 
 HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}\Z")
+
+# Each also as NAME_FILE, the path of a file that holds it.
+SECRETS = ("DATABASE_URL", "ADMIN_KEY")
 
 
 class ConfigurationError(Exception):
@@ -81,14 +85,31 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
                 f" between them, not {value!r}"
             ) from None
 
-    database_url = text("DATABASE_URL", None)
+    def secret(name: str) -> str | None:
+        file = text(f"{name}_FILE", None)
+        if file is None:
+            return text(name, None)
+        if text(name, None):
+            raise ConfigurationError(f"{name} and {name}_FILE are both set; one of them has to go")
+        try:
+            value = Path(file).read_text("utf-8").removesuffix("\n")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise ConfigurationError(
+                f"{name}_FILE takes the path of a file that can be read, not {file!r}: {reason}"
+            ) from None
+        if not value:
+            raise ConfigurationError(f"{name}_FILE takes a file with a value; {file!r} is empty")
+        return value
+
+    database_url = secret("DATABASE_URL")
     if database_url is not None and not database.is_dsn(database_url):
         # The value may hold a password: it is not repeated.
         raise ConfigurationError(
             "DATABASE_URL takes a PostgreSQL connection string such as"
             " postgresql://user@host:5432/name; this one cannot be parsed"
         )
-    admin_key = text("ADMIN_KEY", None)
+    admin_key = secret("ADMIN_KEY")
     if admin_key is not None and not re.fullmatch(r"[!-~]{16,255}", admin_key):
         raise ConfigurationError("ADMIN_KEY takes 16 to 255 printable ASCII characters, no spaces")
     return Config(
@@ -125,6 +146,27 @@ def load(environment: Mapping[str, str] | None = None) -> Config:
         and number("PARTNER_CONCURRENCY", 1, 1, 256),
         trusted_proxies=networks("TRUSTED_PROXIES"),
     )
+
+
+def misspelt(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the names that look like a mistake, each with the one that may be meant."""
+    values = _environment() if environment is None else environment
+    ours = [field.name.upper() for field in fields(Config) if field.name != "data"]
+    ours += ["TICKETBOSS_DATA", *(f"{name}_FILE" for name in SECRETS)]
+    return {
+        name: meant
+        for name in sorted(values.keys() - set(ours))
+        for meant in ours
+        if _is_slip(name, meant)
+    }
+
+
+def _is_slip(name: str, meant: str) -> bool:
+    """Tell PROT and PORTS from PORT; HOSTNAME, PGPORT and PATH are somebody else's."""
+    if name[:1] != meant[:1] or abs(len(name) - len(meant)) > 1:
+        return False
+    blocks = difflib.SequenceMatcher(None, name, meant).get_matching_blocks()
+    return len(name) + len(meant) - 2 * sum(block.size for block in blocks) <= 2
 
 
 def _environment() -> dict[str, str]:

@@ -71,6 +71,9 @@ HEALTH_FRESHNESS = 1.0
 # the same time, short enough that nobody wonders whether it hangs.
 STARTUP_PATIENCE = 5.0
 
+# How long no worker is started after one that could not start, while others serve.
+START_PAUSE = 5.0
+
 # For how long one try of a migration waits for a lock, while every request for that
 # table waits behind it: half of what those wait for one themselves. Between two tries
 # they have ten times as long.
@@ -109,6 +112,10 @@ LINGER_BYTES = 1024 * 1024
 # How long a worker that stops leaves a kept-alive connection open for somebody who
 # may be sending on it just now: some times the round trip to anywhere.
 STOP_SILENCE = 1.0
+
+# For how long a worker that stops goes on letting in whoever has knocked: longer than the
+# rest of a handshake takes on the way to a proxy. Who knocks meanwhile is not heard.
+HANDSHAKE = 0.05
 
 # How much of an answer the system takes beyond what its client has room for. Who asks
 # for many large ones at once and reads none gets one or two.

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
-from socket import SHUT_WR, socket
+from socket import MSG_PEEK, SHUT_WR, socket
 from types import SimpleNamespace
 
 from gunicorn.http.errors import ParseException
@@ -120,7 +120,8 @@ class Connection:
 
     def expire(self) -> None:
         """End it, unless it has moved on in the last moment."""
-        if self.due() > time.monotonic():
+        between = self.state in (State.SILENT, State.IDLE)
+        if self.due() > time.monotonic() or (between and self._has_spoken()):
             return
         if self.state is State.ARRIVING and self.awaits is Awaited.BYTES:
             self._refuse(408, "Late")
@@ -140,6 +141,13 @@ class Connection:
             return True
         self._incoming.arrived.data += data
         return bool(data)
+
+    def _has_spoken(self) -> bool:
+        """Tell whether something has arrived that no thread has come to read so far."""
+        try:
+            return bool(self._socket.recv(1, MSG_PEEK))
+        except BlockingIOError:
+            return False
 
     def _take(self) -> None:
         """Answer the next request if it is there as a whole."""

@@ -1,15 +1,20 @@
 """How gunicorn serves TicketBoss: ``gunicorn -c python:ticketboss.serving.gunicorn_conf``."""
 
 import errno
+import logging
 import os
 import signal
 import socket
 import sys
 import time
 
+from ticketboss import config as configuration
 from ticketboss import logs
 from ticketboss.rules import limits
 from ticketboss.serving import exposure, startup
+from ticketboss.serving.master import Master
+
+log = logging.getLogger(__name__)
 
 _config = startup.load_config()
 
@@ -65,6 +70,10 @@ PORT_PATIENCE = 1.0
 
 def on_starting(arbiter):
     """Prepare the database before any worker starts, so that a failure is told once."""
+    arbiter.__class__ = Master
+    arbiter.take_over()
+    for name, meant in configuration.misspelt().items():
+        log.warning("%s is none of the settings; is %s meant?", name, meant)
     try:
         # A socket that is handed over, by systemd or by a former self, is in use.
         if not {"GUNICORN_FD", "LISTEN_FDS"} & os.environ.keys():
@@ -79,7 +88,7 @@ def pre_fork(arbiter, worker):
 
 
 def child_exit(arbiter, worker):
-    worker.leave()
+    arbiter.miss(worker)
 
 
 def when_ready(arbiter):

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import selectors
+import struct
 import sys
 import time
 from array import array
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 # For how many workers there is a place, and what stands in one that is empty.
 PLACES = 256
 NOBODY = 0xFFFF
+REASON = struct.Struct("512s")
 
 # Descriptors that are no client's: of the database, of the log, of gunicorn.
 OTHER_FILES = 128
@@ -53,6 +55,8 @@ class Worker(base.Worker):
     # How many connections each has open, in memory that the processes share.
     _open = memoryview(mmap.mmap(-1, 2 * PLACES)).cast("H")
     _open[:] = array("H", [NOBODY] * PLACES)
+    # Why one could not start.
+    _reasons = mmap.mmap(-1, PLACES * REASON.size)
     # A pipe into which nobody writes: it ends when the parent does.
     _lifeline: tuple[int, int] = (-1, -1)
 
@@ -68,9 +72,19 @@ class Worker(base.Worker):
         if Worker._lifeline == (-1, -1):
             Worker._lifeline = os.pipe()
 
-    def leave(self) -> None:
-        """Give up its place; the parent does this when it is gone."""
+    def serves(self) -> bool:
+        """Tell, to the parent, whether it has started."""
+        return self._open[self.place] != NOBODY
+
+    def leave(self) -> str:
+        """Give up its place, and return why it could not start, if so; the parent does this."""
         self._open[self.place] = NOBODY
+        (reason,) = REASON.unpack_from(self._reasons, self.place * REASON.size)
+        self._give_reason("")
+        return reason.rstrip(b"\0").decode(errors="replace")
+
+    def _give_reason(self, reason: str) -> None:
+        REASON.pack_into(self._reasons, self.place * REASON.size, reason.encode())
 
     @classmethod
     def check_config(cls, cfg, log):
@@ -81,6 +95,19 @@ class Worker(base.Worker):
         os.close(self._lifeline[1])
         self._share_the_machine()
         super().init_process()
+
+    def load_wsgi(self):
+        """Make the application, or end and leave it to the parent to say why not, and go on."""
+        try:
+            return super().load_wsgi()
+        except SystemExit as end:
+            if not isinstance(end.code, str):  # the parent has lost its patience
+                raise
+            self._give_reason(end.code.removeprefix("ticketboss: "))
+        except Exception as error:
+            log.exception("unexpected error")
+            self._give_reason(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise SystemExit(0)
 
     def _share_the_machine(self) -> None:
         """Ask the scheduler for what suits threads that share the interpreter lock (sched(7))."""
@@ -213,11 +240,15 @@ class Worker(base.Worker):
 
     def _finish(self) -> None:
         """Close the door, answer whoever is in, and see them off."""
-        self._house.last_call = time.monotonic() + limits.STOP_SILENCE
-        end = time.monotonic() + self.cfg.graceful_timeout
+        now = time.monotonic()
+        self._house.last_call = now + limits.STOP_SILENCE
+        end = now + self.cfg.graceful_timeout
+        while time.monotonic() < now + limits.HANDSHAKE:
+            time.sleep(STOPPING_ROUND)
+            for listener in self.sockets:
+                while self._accept(listener):
+                    pass
         for listener in self.sockets:
-            while self._accept(listener):
-                pass
             listener.close()
         while self._connections and time.monotonic() < end:
             self.notify()
