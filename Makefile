@@ -24,6 +24,10 @@ dev: $(VENV)/run ## Serve with readable logs, and start anew on every change
 test: $(VENV)/test ## Run the tests, on a PostgreSQL of their own
 	@$(BIN)/python -m pytest
 
+.PHONY: test-slow
+test-slow: $(VENV)/test ## Run the tests that take long
+	@$(BIN)/python -m pytest -m slow
+
 .PHONY: test-faults
 test-faults: $(VENV)/test ## Disturb it in every way while the checker is at work, for ten minutes
 	@exec $(BIN)/python tests/ordeals.py

@@ -25,7 +25,7 @@ from gunicorn import glogging
 from gunicorn.workers import base
 
 from ticketboss.rules import limits
-from ticketboss.serving import wire
+from ticketboss.serving import exposure, startup, wire
 from ticketboss.serving.connection import Connection, House
 from ticketboss.serving.poll import Poll
 
@@ -99,6 +99,9 @@ class Worker(base.Worker):
     def load_wsgi(self):
         """Make the application, or end and leave it to the parent to say why not, and go on."""
         try:
+            # Settings that are read again may say other terms than those of the start.
+            addresses = [listener.getsockname() for listener in self.sockets]
+            exposure.check_addresses(startup.load_config(), addresses)
             return super().load_wsgi()
         except SystemExit as end:
             if not isinstance(end.code, str):  # the parent has lost its patience
