@@ -7,6 +7,7 @@ the health over a new connection again and again.
 
 import contextlib
 import re
+import resource
 import socket
 import statistics
 import threading
@@ -125,6 +126,64 @@ def test_a_crowd_that_stalls_does_not_stop_the_others(server, crowd, kind):
     assert health < HEALTH_SECONDS
 
 
+LONG = 20.0
+
+
+@pytest.mark.slow
+def test_silent_ones_who_keep_coming_do_not_stop_the_others(server, crowd):
+    with Others(server) as others:
+        quiet, _ = others.work(LONG / 2)
+        crowd(server, 200)
+        end = time.monotonic() + LONG
+        worst = longest = 0.0
+        while time.monotonic() < end:
+            crowd(server, 12)
+            median, health = others.work(1.0)
+            worst, longest = max(worst, median), max(longest, health)
+    assert worst < SLOWER * quiet
+    assert longest < HEALTH_SECONDS
+
+
+# What each kind sends now and then, so as not to be silent.
+DRIPS = {"one byte": b"O", "half a head": b"X", "half a body": b" ", "half a chunk": b" "}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DRIPS)
+def test_a_crowd_that_sends_a_byte_now_and_then_does_not_stop_the_others(server, crowd, kind):
+    with Others(server) as others:
+        quiet, _ = others.work(LONG / 4)
+        clients = crowd(server, *CROWDS[kind])
+        for _ in range(6):
+            median, health = others.work(2.0)
+            assert median < SLOWER * quiet
+            assert health < HEALTH_SECONDS
+            for client in clients:
+                with contextlib.suppress(OSError):  # it has been parted with
+                    client.send(DRIPS[kind])
+        assert wait_for(lambda: not any(held(server, client) for client in clients), 60)
+
+
+@pytest.mark.slow
+def test_two_thousand_idle_connections_do_not_stop_the_others(serve, crowd):
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most != resource.RLIM_INFINITY and most < 4000:
+        pytest.skip(f"a process may have {most} files open")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    server = serve()
+    with Others(server) as others:
+        quiet, _ = others.work(LONG / 4)
+        for _ in range(20):
+            for client in crowd(server, 100, HEALTH):
+                assert client.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+        others.work(0)  # it was they who asked much
+        median, health = others.work(LONG / 2)
+        with connect(server, HEALTH) as newcomer:
+            assert newcomer.recv(4096).startswith(b"HTTP/1.1 200 OK\r\n")
+    assert median < SLOWER * quiet
+    assert health < HEALTH_SECONDS
+
+
 def wait_for(seen, seconds: float = 15) -> bool:
     deadline = time.monotonic() + seconds
     while not (result := seen()) and time.monotonic() < deadline:
@@ -156,8 +215,6 @@ TIMES = {
 def test_each_kind_of_stalling_ends_in_its_time(server):
     with contextlib.ExitStack() as stack:
         clients = {kind: stack.enter_context(connect(server, CROWDS[kind][1])) for kind in TIMES}
-        # A byte now and then is no reason to wait for longer.
-        drips = {"one byte": b"O", "half a head": b"X", "half a body": b" ", "half a chunk": b" "}
         waiting = clients.keys() - {"never closes"}
         assert wait_for(lambda: all(held(server, clients[kind]) for kind in waiting))
         began = time.monotonic()
@@ -166,13 +223,14 @@ def test_each_kind_of_stalling_ends_in_its_time(server):
             for kind, client in clients.items():
                 if kind not in ended and not held(server, client):
                     ended[kind] = time.monotonic() - began
-                elif kind in drips:
+                elif kind in DRIPS:
+                    # A byte now and then is no reason to wait for longer.
                     with contextlib.suppress(OSError):
-                        client.send(drips[kind])
+                        client.send(DRIPS[kind])
             time.sleep(0.3)
         for kind, seconds in TIMES.items():
             assert seconds <= ended[kind] + 1 < seconds + GRACE, (kind, ended)
-        for kind in drips:
+        for kind in DRIPS:
             answer = clients[kind].recv(4096)
             assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n"), (kind, answer)
             assert b'"code": "request_timeout"' in answer
