@@ -4,9 +4,10 @@ import contextlib
 import re
 import threading
 import time
+from ipaddress import ip_network
 
 import pytest
-from proxy import HELD, Proxy, is_exchange
+from proxy import BEFORE, HALF_ANSWERED, HELD, UNANSWERED, Proxy, is_exchange
 from serving import ADMIN_KEY, connect
 
 from ticketboss import create_app
@@ -68,6 +69,17 @@ def test_a_key_is_told_once(call, sql):
     assert call("GET", KEYS, ADMIN_KEY).json == {"items": [shown], "next": None}
     ((row,),) = sql("SELECT keys::text FROM keys")
     assert key[16:] not in row and digest(key).hex() in row
+
+
+@pytest.mark.parametrize("point", [BEFORE, UNANSWERED, HALF_ANSWERED])
+def test_a_key_is_made_once_though_its_connection_is_cut(proxied, sql, point):
+    app, proxy = proxied
+    proxy.fault(point, lambda message: b"INSERT INTO keys" in message)
+    made = app.test_client().post(
+        KEYS, json={"partnerId": OURS}, headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+    )
+    assert made.status_code == 201
+    assert sql("SELECT key_id FROM keys") == [(made.json["keyId"],)]
 
 
 def test_an_admin_key_does_what_admin_key_does_until_it_is_revoked(call, create_key):
@@ -313,8 +325,8 @@ def test_a_mark_that_cannot_be_written_fails_nothing(dsn, call, create_key, sql)
 def test_of_more_keys_than_a_process_remembers_all_are_good(call, create_key, monkeypatch):
     monkeypatch.setattr(limits, "KEYS_KNOWN", 2)
     keys = [create_key(OURS) for _ in range(5)]
-    for key in keys * 2:
-        assert call("GET", SUMMARY, key).status_code == 200
+    for key in keys * 5:
+        assert call("GET", SUMMARY, key, address=ONE_ADDRESS).status_code == 200
 
 
 # --- Guessing -----------------------------------------------------------------------
@@ -381,6 +393,27 @@ def test_addresses_of_one_network_count_together(call):
     ]
     assert statuses[-1] == 429
     assert call("GET", SUMMARY, "x", address="2001:db8:0:2::1").status_code == 401
+
+
+def test_behind_a_proxy_that_is_trusted_each_client_counts_for_itself(serving_dsn):
+    config = Config(
+        database_url=serving_dsn, auth="keys", trusted_proxies=(ip_network("10.0.0.1"),)
+    )
+    app = create_app(config)
+
+    def status(client: str, proxy: str) -> int:
+        headers = {"Authorization": "Bearer x", "X-Forwarded-For": client}
+        environ = {"REMOTE_ADDR": proxy}
+        return (
+            app.test_client().get(SUMMARY, headers=headers, environ_overrides=environ).status_code
+        )
+
+    assert {status(f"198.18.0.{n}", "10.0.0.1") for n in range(12)} == {401}
+    assert {status("198.18.0.99", "10.0.0.1") for n in range(12)} == {401, 429}
+    # Anybody can say anything.
+    assert {status(f"198.18.1.{n}", "10.0.0.2") for n in range(12)} == {401, 429}
+    # IPv4 at a socket that takes both is no network of IPv6.
+    assert {status("x", f"::ffff:198.18.2.{n}") for n in range(12)} == {401}
 
 
 def test_however_many_guess_only_so_many_are_remembered(call, create_key, monkeypatch):

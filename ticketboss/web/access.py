@@ -20,6 +20,7 @@ from ticketboss.rules import limits
 from ticketboss.rules.errors import Forbidden, InvalidRequest, TooManyRequests, Unauthorized
 from ticketboss.rules.keys import KEY, Key, Kind, public_id
 from ticketboss.rules.model import ADMIN
+from ticketboss.web import clients
 from ticketboss.web.current import access
 
 PREFIX = "/api/v1/"
@@ -77,6 +78,7 @@ class Access:
     def __init__(self, config: Config, keys: Keys):
         self._admin_key = config.admin_key and config.admin_key.encode()
         self._keys = keys
+        self._proxies = config.trusted_proxies
         self._guesses = Guesses()
         self._shares = Shares(config.partner_concurrency or config.threads // 2)
 
@@ -112,12 +114,14 @@ class Access:
 
     def _meet(self, text: str, key_id: str | None, known: bool) -> Key:
         """Return a key that is not known here yet; raise where it is a wrong one."""
-        few = self._guesses.take(request.remote_addr or "")
+        sender = _network(clients.address(request.environ, self._proxies))
+        few = self._guesses.take(sender)
         key = None
         if key_id and not known:
             # Among many wrong ones a right one is looked for, too, but not by itself.
             key = self._keys.find(key_id) if few else self._keys.find_among_all(key_id)
         if key is not None and key.opens(text):
+            self._guesses.forgive(sender)
             return key
         if not few:
             raise TooManyRequests
@@ -160,38 +164,44 @@ def _vary(response: Response) -> Response:
 
 
 class Guesses:
-    """Counts the wrong keys of each address within the last second, in bounded memory."""
+    """Counts the wrong keys of each sender within the last second, in bounded memory."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        # When the last of them came, by address; the address that has been quiet for
-        # the longest first.
+        # When the last of them came, by sender; who has been quiet for the longest first.
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def take(self, address: str) -> bool:
+    def take(self, sender: str) -> bool:
         """Count one more, and tell whether it is among the few that are looked up."""
-        network = _network(address)
         now = time.monotonic()
         with self._mutex:
             while self._times and next(iter(self._times.values()))[-1] < now - 1:
                 self._times.popitem(last=False)
-            times = self._times.get(network)
+            times = self._times.get(sender)
             if times is None:
                 if len(self._times) >= limits.WRONG_KEY_ADDRESSES:
                     return False
-                times = self._times[network] = deque(maxlen=limits.WRONG_KEYS)
+                times = self._times[sender] = deque(maxlen=limits.WRONG_KEYS)
             if len(times) == limits.WRONG_KEYS and times[0] > now - 1:
                 return False
             times.append(now)
-            self._times.move_to_end(network)
+            self._times.move_to_end(sender)
             return True
 
+    def forgive(self, sender: str) -> None:
+        """Take back the last that was counted: it was no guess."""
+        with self._mutex:
+            if times := self._times.get(sender):
+                times.pop()
+                if not times:
+                    del self._times[sender]
 
-def _network(address: str) -> str:
+
+def _network(address: str | None) -> str:
     """Return what one client can choose its addresses from: for IPv6, 64 bits of network."""
-    if ":" not in address:
-        return address
-    return str(IPv6Address(address.partition("%")[0]).exploded[:19])
+    if address is None or ":" not in address:
+        return address or ""
+    return IPv6Address(address).exploded[:19]
 
 
 class Shares:
