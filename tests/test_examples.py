@@ -130,6 +130,17 @@ def test_a_client_reserves_and_cancels(client, front, server, verify):
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_shows_its_key_where_the_service_wants_one(client, serve, create_key, monkeypatch):
+    url = f"http://127.0.0.1:{serve(AUTH='keys').port}"
+    status, _, said = run(client, url, "reserve", "abc-corp", 3, "order-1")
+    assert (status, said.partition(":")[0]) == (1, "unauthorized")
+    monkeypatch.setenv("TICKETBOSS_KEY", create_key("abc-corp"))
+    status, (made,), _ = run(client, url, "reserve", "abc-corp", 3, "order-1")
+    assert (status, made["seats"]) == (0, 3)
+    assert run(client, url, "cancel", made["reservationId"]) == (0, [], "")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize(
     "faults", [["lost"], ["torn"], [503], [429, 502, 504], ["lost", 503, "torn", "lost"]], ids=str
 )

@@ -4,13 +4,14 @@
 //     node client.mjs cancel 01a204a0-c8d1-768e-ab01-e9f371e252b8
 //     node client.mjs follow 14
 //
-// TICKETBOSS_URL says where the service is, EVENT_ID which event is meant. Take what you need;
-// what matters is in `call`.
+// TICKETBOSS_URL says where the service is, EVENT_ID which event is meant, and TICKETBOSS_KEY is
+// your key, where the service wants one. Take what you need; what matters is in `call`.
 
 import { setTimeout as sleep } from "node:timers/promises";
 
 const SERVICE = (process.env.TICKETBOSS_URL ?? "http://127.0.0.1:8080") + "/api/v1";
 const EVENT = `${SERVICE}/events/${process.env.EVENT_ID ?? "node-meetup-2025"}`;
+const KEY = process.env.TICKETBOSS_KEY;
 
 const TRIES = 6;
 const PATIENCE = 10_000; // milliseconds for one answer; the service itself gives up after 5 s
@@ -33,6 +34,9 @@ export class Refused extends Error {
 // was. Every call of TicketBoss may be repeated so; a reserve only with its key.
 async function call(method, url, body, headers = {}) {
   let failure;
+  if (KEY) {
+    headers = { ...headers, Authorization: `Bearer ${KEY}` };
+  }
   if (body !== undefined) {
     headers = { ...headers, "Content-Type": "application/json" };
     body = JSON.stringify(body);

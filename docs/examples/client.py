@@ -4,8 +4,8 @@
     python3 client.py cancel 01a204a0-c8d1-768e-ab01-e9f371e252b8
     python3 client.py follow 14
 
-TICKETBOSS_URL says where the service is, EVENT_ID which event is meant. Take what you need;
-what matters is in `call`.
+TICKETBOSS_URL says where the service is, EVENT_ID which event is meant, and TICKETBOSS_KEY is
+your key, where the service wants one. Take what you need; what matters is in `call`.
 """
 
 import http.client
@@ -19,6 +19,7 @@ import urllib.request
 
 SERVICE = os.environ.get("TICKETBOSS_URL", "http://127.0.0.1:8080") + "/api/v1"
 EVENT = f"{SERVICE}/events/{os.environ.get('EVENT_ID', 'node-meetup-2025')}"
+KEY = os.environ.get("TICKETBOSS_KEY")
 
 TRIES = 6
 PATIENCE = 10  # seconds for one answer; the service itself gives up after 5
@@ -44,6 +45,8 @@ def call(method, url, body=None, **headers):
     """
     data = None if body is None else json.dumps(body).encode()
     headers = {name.replace("_", "-"): value for name, value in headers.items() if value}
+    if KEY:
+        headers["Authorization"] = f"Bearer {KEY}"
     if data is not None:
         headers["Content-Type"] = "application/json"
     for attempt in range(TRIES):
