@@ -17,6 +17,7 @@ FOR_ALL = "no-cache"
 # Every call, in an order in which each works: its address, its body, and what it answers.
 CALLS = {
     "GET /": ("/", None, 200, FOR_ALL),
+    "GET /docs": ("/docs", None, 200, FOR_ALL),
     "GET /openapi.json": ("/openapi.json", None, 200, FOR_ALL),
     "GET /livez": ("/livez", None, 200, NEVER),
     "GET /api/v1/health": ("/api/v1/health", None, 200, NEVER),
@@ -169,9 +170,12 @@ def test_a_traceparent_is_in_the_log_line_of_its_request_and_in_no_answer(server
     assert found.get("traceparent") == logged
 
 
+@pytest.mark.parametrize("page", ["/", "/docs"])
 @pytest.mark.parametrize("element", ["script", "style"])
-def test_the_policy_of_the_board_names_its_script_and_its_style_by_their_digests(client, element):
-    answer = client.get("/")
+def test_the_policy_of_a_page_names_its_script_and_its_style_by_their_digests(
+    client, page, element
+):
+    answer = client.get(page)
     (text,) = re.findall(f"<{element}>(.*?)</{element}>", answer.text, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     sources = re.search(f"{element}-src ([^;]*)", answer.headers["Content-Security-Policy"])[1]

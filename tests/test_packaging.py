@@ -56,7 +56,7 @@ def test_the_wheel_holds_the_code_and_every_statement(wheel):
         if file.suffix in (".sql", ".py")
     }
     assert len(sql) > 10
-    data = {"py.typed", "web/board.html", "web/examples.json"}
+    data = {"py.typed", "web/board.html", "web/docs.html", "web/examples.json"}
     assert names == code | sql | {f"ticketboss/{name}" for name in data}
 
 

@@ -14,11 +14,11 @@ from ticketboss.serving import startup
 from ticketboss.web import (
     allotments,
     batches,
-    board,
     events,
     health,
     keys,
     openapi,
+    pages,
     reservations,
     responses,
     screening,
@@ -59,7 +59,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_blueprint(events.blueprint)
     app.register_blueprint(batches.blueprint)
     app.register_blueprint(allotments.blueprint)
-    app.register_blueprint(board.blueprint)
+    app.register_blueprint(pages.blueprint)
     app.register_blueprint(keys.blueprint)
     app.register_blueprint(openapi.blueprint)
     cli.register(app)

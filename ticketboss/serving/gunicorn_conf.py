@@ -137,7 +137,7 @@ def _welcome() -> str:
     data = "in the database of DATABASE_URL" if _config.database_url else f"in {_config.data}"
     return (
         f"TicketBoss listens on {url}, its data is {data}. Stop it with Ctrl-C.\n"
-        f"Watch it sell on {url}/ in a browser. Try:\n"
+        f"Watch it sell on {url}/ in a browser, read and try its API on {url}/docs. Or:\n"
         f"  curl {url}/api/v1/reservations\n"
         f"  curl {url}/api/v1/reservations -H 'Content-Type: application/json'"
         """ -d '{"partnerId": "abc-corp", "seats": 3}'"""
