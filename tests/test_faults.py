@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import past
 import pytest
@@ -23,11 +24,11 @@ from proxy import (
     is_exchange,
     is_lookup,
 )
-from serving import Server, postgresql, run_sql
+from serving import Server, postgresql, run_sql, wait_for
 
 from ticketboss import create_app
 from ticketboss.config import Config
-from ticketboss.data.database import Database
+from ticketboss.data.database import ConnectionLost, Database
 from ticketboss.data.store import Store
 from ticketboss.data.verify import replay_ledgers
 from ticketboss.rules.changes import ReservationChange
@@ -380,6 +381,26 @@ def test_a_frozen_way_gives_503_in_time_and_thaws_by_itself(app, proxy, types):
     proxy.thaw()
     assert client.post(URL, json=BODY).status_code == 201
     assert client.get("/api/v1/health").status_code == 200
+
+
+def test_after_a_write_that_timed_out_the_next_host_is_tried_first(dsn):
+    """A primary that was replaced takes connections and lets no commit return."""
+    with Proxy(dsn) as old, Proxy(dsn) as new:
+        ports = ",".join(str(urlsplit(proxy.dsn).port) for proxy in (old, new))
+        hosts = f"host=127.0.0.1,127.0.0.1 port={ports} user=postgres sslmode=disable"
+        database = Database(hosts, size=2)
+        assert database.read("SELECT 1") == [(1,)]
+        assert (old.connections, new.connections) == (1, 0)
+        old.fault(HELD, lambda message: b"SELECT 2" in message)
+        with pytest.raises(ConnectionLost):
+            database.write("SELECT 2", {})
+        assert database.write("SELECT 3", {}) == [(3,)]
+        assert (old.connections, new.connections) == (1, 1)
+        # Nor is it asked by those that are connected anew.
+        new.cut_all()
+        assert wait_for(lambda: database.read("SELECT 4") == [(4,)])
+        assert old.connections == 1
+        database.close()
 
 
 def test_one_connection_that_goes_silent_is_replaced(app, proxy, types):

@@ -79,10 +79,15 @@ Row: TypeAlias = Any
 Parameters: TypeAlias = dict[str, Any] | None
 Run: TypeAlias = Callable[..., list[Row]]
 
+# How to connect to one host of a connection string.
+_Host: TypeAlias = dict[str, Any]
+
 DAY = 86400.0  # poll() takes no infinity
 
 
 class Connection(extensions.connection):
+    host: _Host  # to which it leads
+
     def __init__(self, dsn: str, deadline: float):
         self.deadline = deadline  # connecting waits in _wait, too
         super().__init__(dsn)
@@ -132,7 +137,7 @@ def is_dsn(text: str) -> bool:
     return True
 
 
-def _hosts(dsn: str) -> list[dict[str, Any]]:
+def _hosts(dsn: str) -> list[_Host]:
     """Split a multi-host connection string, so that each host gets its own deadline.
 
     libpq walks the list itself, but is stuck on a first host that accepts the
@@ -431,6 +436,8 @@ class Database:
                 rows = cursor.fetchall() if cursor.description else []
         except TimeoutError as error:
             self._note(_Trouble(str(error), of_writes=writing))
+            if writing and len(self._hosts) > 1:
+                self._turn_from(connection.host)
             raise ConnectionLost from None
         except psycopg2.Error as error:
             meaning = self._meaning(error, connection, writing)
@@ -527,8 +534,19 @@ class Database:
                 self.last_failure = str(error).strip().partition("\n")[0]
                 continue
             connection.autocommit = True
+            connection.host = host
             return connection
         raise _Refused if refused else Unavailable
+
+    def _turn_from(self, host: _Host) -> None:
+        """Try the hosts after one first: it accepts connections, and no write in time.
+
+        A primary that has been replaced does so: it says that it can be written to, and
+        waits in vain for a standby.
+        """
+        after = self._hosts.index(host) + 1
+        self._hosts = [*self._hosts[after:], *self._hosts[:after]]
+        self.close()
 
 
 def _tries(deadline: float) -> Iterator[None]:
