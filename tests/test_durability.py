@@ -47,6 +47,8 @@ def refusals(client, place):
         lambda: told(client.post(RESERVATIONS, json={"partnerId": "xyz-inc", "seats": 1})),
         lambda: told(client.delete(place)),
         lambda: told(client.patch(place, json={"seats": 1})),
+        lambda: told(client.delete(other)),
+        lambda: told(client.get("/api/v1/events/node-meetup-2025/changes?after=99")),
         lambda: told(
             client.post(
                 RESERVATIONS,
@@ -68,6 +70,8 @@ def test_nothing_is_refused_on_a_state_that_no_standby_has(undurable):
     assert [call() for call in calls[1:]] == [
         (404, "already_cancelled"),
         (409, "already_cancelled"),
+        (404, "not_found"),
+        (409, "cursor_ahead"),
         (412, "precondition_failed"),
     ]
 

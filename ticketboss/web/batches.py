@@ -111,6 +111,8 @@ def _found(wanted: list[Wanted]) -> list[Wanted]:
     scope = g.identity.partner_id
     asked = [(each.change.reads, scope) for each in wanted if each.change.reads]
     events = {r.reservation_id: r.event_id for r in store.read_reservations(asked, ())[0]}
+    if any(reservation_id not in events for reservation_id, _ in asked):
+        store.make_durable()  # as the single call does
     return [
         each
         if not each.change.reads

@@ -136,6 +136,7 @@ def changes(event_id: str):
         ),
     )
     if query["after"] > page.event_version:
+        store.make_durable()  # a primary that has been replaced stays behind
         raise CursorAhead(version=page.event_version)
     last = page.items[-1].version if page.items else query["after"]
     # The ledger only grows, so the last version on a page tells the page.

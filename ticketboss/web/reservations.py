@@ -113,7 +113,12 @@ def _submit(reservation_id: str, change: Callable, *arguments) -> Outcome:
         outcome = write_path.submit(g.event_id, asked)
     if outcome is None:
         g.event_id = None
-        event_id = _find(known).event_id
+        try:
+            event_id = _find(known).event_id
+        except ReservationNotFound:
+            # A primary that has been replaced has none of those that were made since.
+            store.make_durable()
+            raise
         ids.remember(event_id)
         outcome = write_path.submit(event_id, asked)
     g.partner_id = outcome.reservation.partner_id
