@@ -27,7 +27,7 @@ from test_faults import Cluster
 from test_releases import make_next_release
 
 from ticketboss.check.clients import Check
-from ticketboss.check.history import Summary, summary
+from ticketboss.check.history import Record, save, summary
 from ticketboss.check.judge import Verdict, judge
 from ticketboss.serving import embedded
 
@@ -295,12 +295,12 @@ ORDEALS: tuple[Ordeal, ...] = (
 class Outcome(NamedTuple):
     name: str
     strikes: int
-    numbers: Summary
+    records: list[Record]
     verdict: Verdict
 
     @property
     def row(self) -> str:
-        numbers = self.numbers
+        numbers = summary(self.records)
         cells = (
             *(self.name, self.strikes, f"{numbers.operations:,}", f"{numbers.acknowledged:,}"),
             *(f"{numbers.unknown:,}", len(self.verdict.violations)),
@@ -327,14 +327,12 @@ def run(ordeal: Ordeal, seconds: float) -> Outcome:
         stack.callback(strikes.close)
         next(strikes)
         urls = [f"http://127.0.0.1:{server.port}" for server in ground.servers]
-        numbers, verdict, struck = check(urls, seconds, strikes)
-    return Outcome(ordeal.__name__.replace("_", " "), struck, numbers, verdict)
+        records, struck = check(urls, seconds, strikes)
+    return Outcome(ordeal.__name__.replace("_", " "), struck, records, judge(records))
 
 
-def check(
-    urls: list[str], seconds: float, strikes: Iterator[None], failover: bool = False
-) -> tuple[Summary, Verdict, int]:
-    """Check instances, and go on with the strikes meanwhile; return how many there were."""
+def check(urls: list[str], seconds: float, strikes: Iterator[None]) -> tuple[list[Record], int]:
+    """Check instances, and go on with the strikes meanwhile; return also how many there were."""
     asking = Check(urls, ADMIN_KEY, seconds)
     failures: list[BaseException] = []
 
@@ -357,7 +355,7 @@ def check(
         thread.join()
     if failures:
         raise failures[0]
-    return summary(asking.records), judge(asking.records, failover), struck
+    return asking.records, struck
 
 
 def _mount(folder: Path, stack: contextlib.ExitStack) -> None:
@@ -376,6 +374,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=30, help="for each ordeal")
     parser.add_argument("--only", default="", help="those with this word in their name")
+    parser.add_argument("--save", type=Path, help="a folder for the histories")
     arguments = parser.parse_args()
     print(HEAD, flush=True)
     broken = []
@@ -388,6 +387,8 @@ def main() -> int:
             print(f"left out: {reason}", file=sys.stderr)
             continue
         print(outcome.row, flush=True)
+        if arguments.save:
+            save(outcome.records, arguments.save / f"{ordeal.__name__}.jsonl")
         broken += [f"{outcome.name}: {each}" for each in outcome.verdict.violations]
     for each in broken:
         print(each, file=sys.stderr)

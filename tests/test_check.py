@@ -17,7 +17,7 @@ from ticketboss.check.clients import Check, Client
 from ticketboss.check.history import LAST, Record
 from ticketboss.check.judge import Verdict, judge
 
-EVENT = "doctored"
+EVENT, KEPT = "doctored", "doctored-too"
 PARTNER = "abc-corp"
 
 
@@ -126,6 +126,17 @@ def recorded(server):
     call("last changes", last.changes, EVENT, 0, 1000)
     call("last summary", last.event, EVENT)
     call("last list", last.reservations, EVENT, 1, limit=50)
+    wish = {"partnerId": PARTNER, "seats": 3}
+    call("create kept", client.create, KEPT, 20, maxSeatsPerPartner=4, maxHeldSeatsPerPartner=2)
+    call("allot", client.allot, KEPT, partnerId=PARTNER, seats=5)
+    call("drawn", client.reserve, KEPT, wish)
+    call("pooled", client.reserve, KEPT, wish)
+    call("beyond", client.reserve, KEPT, wish)
+    call("allotments", client.allotments, KEPT)
+    call("kept summary", client.event, KEPT)
+    call("another", client.reserve, KEPT, {"partnerId": "xyz-inc", "seats": 1})
+    call("release", client.release, KEPT, PARTNER)
+    call("kept changes", last.changes, KEPT, 0, 1000)
     found = History(records, names)
     # Nobody knows what became of it; it was made.
     found.alter("lost on the way", status=None, answer=None)
@@ -247,6 +258,14 @@ def _batch(told: History, atomic: bool, status: int, *names: str) -> None:
                 asked={"operations": operations, "atomic": atomic},
                 start=told[names[0]].start, end=told[names[-1]].end,)
     )  # fmt: skip
+
+
+CAP_OF_TWO = {"maxSeatsPerPartner": 2}
+
+
+def _show_all(told: History, partner_id: str) -> None:
+    """Let a partner see the feed as an admin sees it."""
+    told["page"].asked["as"] = partner_id
 
 
 DOCTORED = [
@@ -444,6 +463,32 @@ DOCTORED = [
         "an own reservation is not found", "answer", lambda t: t.refuse("grow", 404, "not_found")
     ),
     Doctored("an answer lacks a member", "answer", lambda t: t.answer("first", status=None)),
+    # Caps, allotments, and what partners see.
+    Doctored(
+        "a partner has more than a cap", "cap", lambda t: t["create kept"].asked.update(CAP_OF_TWO)
+    ),
+    Doctored("a cap refuses too early", "refusal", lambda t: t.answer("beyond", partnerSeats=2)),
+    Doctored("a cap leaves something", "refusal", lambda t: t.answer("beyond", remaining=3)),
+    Doctored("an allotment is lost", "lost", lambda t: t.answer("allot", version=4)),
+    Doctored("an allotment is another", "answer", lambda t: t.answer("allot", seats=6)),
+    Doctored("a draw is told as none", "lost", lambda t: t.answer("drawn", allotted=None)),
+    Doctored("a sale is told as a draw", "lost", lambda t: t.answer("pooled", allotted=True)),
+    Doctored(
+        "an allotment is less than drawn",
+        "allotment",
+        lambda t: t["kept changes"].answer["items"][1].update(seats=-1),
+    ),
+    Doctored("a release is lost", "lost", lambda t: t["kept changes"].answer["items"].pop()),
+    Doctored("a list leaves an allotment out", "allotment", lambda t: _without(t, "allotments", 0)),
+    Doctored(
+        "a list has another allotment",
+        "read",
+        lambda t: t["allotments"].answer["items"][0].update(seats=9),
+    ),
+    Doctored(
+        "a summary sets aside too few", "read", lambda t: t.answer("kept summary", allottedSeats=1)
+    ),
+    Doctored("a partner sees whose a change is", "read", lambda t: _show_all(t, "xyz-inc")),
     # Batches.
     Doctored(
         "a batch is made in another order",
@@ -478,6 +523,17 @@ def test_a_doctored_history_is_found_out(told, doctored):
     assert doctored.kind in told.kinds(), told.verdict().violations
 
 
+def test_a_partner_sees_every_number_and_only_its_own_names(told):
+    for partner_id, hidden in (
+        (PARTNER, ("actor",)),
+        ("xyz", ("actor", "partnerId", "reservationId")),
+    ):
+        told["page"].asked["as"] = partner_id
+        for item in told["page"].answer["items"]:
+            item.update(dict.fromkeys(hidden))
+        assert told.verdict() == Verdict([], 0)
+
+
 def test_a_batch_that_is_right_is_judged_so(told):
     _batch(told, False, 200, "keyed", "second")
     assert told.verdict() == Verdict([], 0)
@@ -506,16 +562,21 @@ def test_a_history_that_cannot_be_judged_is_not_called_right(told):
 # --- On a real service --------------------------------------------------------------
 
 
-def test_a_real_service_is_found_right(server, serve):
+@pytest.mark.parametrize("auth", ["open", "keys"])
+def test_a_real_service_is_found_right(serve, auth):
     """Two instances on one database, and clients on both."""
-    other = serve()
-    urls = [f"http://127.0.0.1:{each.port}" for each in (server, other)]
+    urls = [f"http://127.0.0.1:{serve(AUTH=auth).port}" for _ in range(2)]
     check = Check(urls, ADMIN_KEY, seconds=4)
     records = check.run()
     assert judge(records) == Verdict([], 0)
     seen = {(record.call, record.status) for record in history.unpack(records)}
     assert {("reserve", 201), ("reserve", 409), ("cancel", 204), ("confirm", 200)} <= seen
     assert {record.server for record in records} == {0, 1}
+    assert any("as" in record.asked for record in records) == (auth == "keys")
+    assert check.left_out == []
+    assert {("reserve", 409), ("allot", 201), ("batch", 200)} <= {
+        (r.call, r.status) for r in records
+    }
     assert history.summary(records).unknown == 0
 
 
@@ -532,7 +593,7 @@ def test_a_disturbed_service_is_found_right(ordeal):
     """Some of `make test-faults`, and shorter."""
     outcome = ordeals.run(ordeal, seconds=7)
     assert outcome.verdict == Verdict([], 0)
-    assert outcome.strikes and outcome.numbers.acknowledged > 100
+    assert outcome.strikes and history.summary(outcome.records).acknowledged > 100
 
 
 def command(*arguments, **options) -> subprocess.CompletedProcess:

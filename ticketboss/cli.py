@@ -189,7 +189,7 @@ def check(
         click.echo(f"left out, for it is not offered: {name}")
     numbers = {**history.summary(records).shown(), "violations": f"{len(verdict.violations):,}"}
     if failover:
-        numbers["reads of what was lost"] = f"{verdict.vanished:,}"
+        numbers["reads lost or passed"] = f"{verdict.vanished:,}"
     for name, number in numbers.items():
         click.echo(f"{name:22}  {number:>10}")
     if verdict.violations:

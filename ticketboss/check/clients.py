@@ -28,6 +28,7 @@ PAUSE = 0.1
 
 # One that sells out and is fought over, one that many have a share of, one with room.
 SIZES = {"few": 12, "some": 300, "many": 100_000}
+CAPS = {"maxSeatsPerPartner": 50, "maxHeldSeatsPerPartner": 12}  # of the middle one
 PARTNERS = 5
 
 
@@ -44,7 +45,7 @@ class Server:
             raise CheckError(f"{url} is no http:// or https:// address")
         self._base = parts.path.rstrip("/") + "/api/v1"
         # Every call of an admin is allowed, whether keys are asked for or not.
-        self._headers = {"Authorization": f"Bearer {key}"}
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._connection = (
             http.client.HTTPSConnection(
                 parts.hostname, parts.port, timeout=PATIENCE, context=ssl.create_default_context()
@@ -96,8 +97,8 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def create(self, event: str, seats: int) -> Record:
-        asked = {"totalSeats": seats}
+    def create(self, event: str, seats: int, **caps: int) -> Record:
+        asked = {"totalSeats": seats, **caps}
         body = {"eventId": event, "name": f"A check: {event}", **asked}
         return self._call("create", event, asked, "POST", "/events", body)
 
@@ -127,6 +128,19 @@ class Client:
             *(method, f"/reservations/{reservation_id}{more}", body),
         )
 
+    def allot(self, event: str, **asked: Any) -> Record:
+        return self._call("allot", event, asked, "PUT", f"/events/{event}/allotments", asked)
+
+    def release(self, event: str, partner_id: str) -> Record:
+        asked = {"partnerId": partner_id}
+        path = f"/events/{event}/allotments"
+        return self._call("release", event, asked, "DELETE", path, query=asked)
+
+    def allotments(self, event: str) -> Record:
+        asked = {"limit": 100}
+        path = f"/events/{event}/allotments"
+        return self._call("allotments", event, asked, "GET", path, query=asked)
+
     def batch(self, operations: list[dict[str, Any]], atomic: bool) -> Record:
         """Bring many, each with the members of the single call and the event that it is about."""
         asked = {"operations": operations, "atomic": atomic}
@@ -141,9 +155,11 @@ class Client:
         asked = {"reservationId": reservation_id}
         return self._call("reservation", event, asked, "GET", f"/reservations/{reservation_id}")
 
-    def changes(self, event: str, after: int, limit: int) -> Record:
-        asked = {"after": after, "limit": limit}
-        return self._call("changes", event, asked, "GET", f"/events/{event}/changes", query=asked)
+    def changes(self, event: str, after: int, limit: int, partner_id: str | None = None) -> Record:
+        """Read the feed, as a partner if it is one whose key this client has."""
+        query = {"after": after, "limit": limit}
+        asked = {**query, **({"as": partner_id} if partner_id else {})}
+        return self._call("changes", event, asked, "GET", f"/events/{event}/changes", query=query)
 
     def reservations(self, event: str, pages: int, **wanted: Any) -> list[dict[str, Any]]:
         """Read a list, at most so many pages of it."""
@@ -215,6 +231,7 @@ class Check:
         self._events = list(self._seats)
         self._partners = [f"check-{self._run}-{number}" for number in range(PARTNERS)]
         self._batches = False
+        self._partner: dict[str, str] = {}  # the key of one, as it was created
         self._bug: BaseException | None = None
         # What was acknowledged of late, for anybody to change: event and reservation.
         self._known: deque[tuple[str, str]] = deque(maxlen=60)
@@ -228,6 +245,12 @@ class Check:
         """Return the history of a run; raise CheckError where there can be none."""
         with self._client("admin") as admin:
             self._open(admin)
+        try:
+            return self._sell_and_read()
+        finally:
+            self._revoke()
+
+    def _sell_and_read(self) -> list[Record]:
         self._ends = time.monotonic() + self._seconds
         work = [(self._sell, number) for number in range(self._clients)]
         threads = [
@@ -244,9 +267,25 @@ class Check:
         self._close()
         return self.records
 
-    def _client(self, name: str, server: int = 0) -> Client:
+    def _client(self, name: str, server: int = 0, key: str | None = None) -> Client:
         server %= len(self._urls)
-        return Client(name, server, self._urls[server], self._key, self.records, self._began)
+        url = self._urls[server]
+        return Client(name, server, url, key or self._key, self.records, self._began)
+
+    def _ask_for_keys(self) -> None:
+        """Where callers are told apart, get a key as a partner has it."""
+        asked = Server(self._urls[0], "").call("GET", "/events")
+        if asked[0] != 401:
+            return
+        body = {"partnerId": self._partners[0]}
+        status, answer, _ = Server(self._urls[0], self._key).call("POST", "/keys", body)
+        if status != 201:
+            raise CheckError(f"{self._urls[0]} creates no key: {status or 'no answer'}")
+        self._partner = answer
+
+    def _revoke(self) -> None:
+        if self._partner:
+            Server(self._urls[0], self._key).call("DELETE", f"/keys/{self._partner['keyId']}")
 
     def _guard(self, work: Callable[[Client, random.Random], None], number: int) -> None:
         try:
@@ -259,13 +298,23 @@ class Check:
 
     def _open(self, admin: Client) -> None:
         """Make the events, and find out what the service offers."""
+        self._ask_for_keys()
         for event, seats in self._seats.items():
-            record = admin.create(event, seats)
+            caps = CAPS if event.endswith("some") else {}
+            record = admin.create(event, seats, **caps)
+            if record.status == 400 and caps:
+                self.records.remove(record)
+                self.left_out.append("caps")
+                record = admin.create(event, seats)
             if record.status != 201:
                 told = record.answer.get("error") if isinstance(record.answer, dict) else None
                 raise CheckError(
                     f"{self._urls[0]} creates no event: {told or record.status or 'no answer'}"
                 )
+        self._allotments = admin.allotments(self._events[0]).status == 200
+        if not self._allotments:
+            self.records.pop()
+            self.left_out.append("allotments")
         wish = {"partnerId": self._partners[0], "seats": 1}
         record = admin.batch([{"op": "reserve", "eventId": self._events[0], **wish}], atomic=False)
         self._batches = record.code != "route_not_found"
@@ -371,11 +420,28 @@ class Check:
     def _manage(self, client: Client, chance: random.Random) -> None:
         """Edit an event now and then, as its organisers do."""
         event = chance.choice(self._events)
-        seen = client.event(event)
-        if seen.status == 200:
+        if self._allotments and chance.random() < 0.6:
+            self._allot(client, chance, event)
+        elif (seen := client.event(event)).status == 200:
             seats = self._seats[event] + chance.randint(-3, 3)
             client.edit(event, seen.answer["version"], totalSeats=seats)
         time.sleep(chance.uniform(0.05, 0.5))
+
+    def _allot(self, client: Client, chance: random.Random, event: str) -> None:
+        partner = chance.choice(self._partners)
+        match chance.randrange(4):
+            case 0:
+                client.release(event, partner)
+            case 1:
+                client.allotments(event)
+            case _:
+                asked: dict[str, Any] = {"partnerId": partner, "seats": chance.randint(1, 30)}
+                made = next((r.answer for r in self.records[:-200:-1] if r.status == 201), None)
+                if made and "createdAt" in made and chance.random() < 0.5:
+                    # On the database's clock, as it was told a moment ago.
+                    at = datetime.fromisoformat(made["createdAt"].replace("Z", "+00:00"))
+                    asked["releaseAt"] = (at + timedelta(seconds=4)).isoformat()
+                client.allot(event, **asked)
 
     def _remember(self, record: Record) -> None:
         if record.call == "reserve" and record.status == 201:
@@ -401,6 +467,10 @@ class Check:
             with self._client(LAST, server) as client:
                 for event in self._events:
                     self._read_all(client, event)
+            if self._partner:
+                with self._client("partner", server, self._partner["key"]) as client:
+                    for event in self._events:
+                        self._read_feed(client, event, self._partners[0])
 
     def _end_sales(self, admin: Client, event: str) -> None:
         # The check's clock may not be the database's: two days ago is past on both.
@@ -410,14 +480,17 @@ class Check:
             admin.edit(event, self._version(event), salesCloseAt=at)
         _insist(409, admin.reserve, event, {"partnerId": self._partners[0], "seats": 1})
 
+    def _read_feed(self, client: Client, event: str, partner_id: str | None = None) -> None:
+        after, items = 0, [None]
+        while items:
+            answer = _insist(200, client.changes, event, after, 1000, partner_id).answer
+            after, items = answer["next"], answer["items"]
+
     def _read_all(self, client: Client, event: str) -> None:
-        after = 0
-        while True:
-            record = _insist(200, client.changes, event, after, 1000)
-            after = record.answer["next"]
-            if len(record.answer["items"]) < 1000:
-                break
+        self._read_feed(client, event)
         _insist(200, client.event, event)
+        if self._allotments:
+            _insist(200, client.allotments, event)
         found = client.reservations(event, 10**6, limit=100)
         for item in random.Random(self._run).sample(found, min(len(found), 50)):
             _insist(200, client.reservation, event, item["reservationId"])

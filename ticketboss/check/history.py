@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 # Calls that change something; `batch` brings many of them. All others read.
-CHANGES = ("reserve", "confirm", "extend", "reduce", "cancel", "edit")
+CHANGES = ("reserve", "confirm", "extend", "reduce", "cancel", "edit", "allot", "release")
 # Who reads, when all others are done, what everything is judged by.
 LAST = "last"
 # Answers by which nobody knows what became of a change; so does no answer at all. A

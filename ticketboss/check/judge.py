@@ -33,6 +33,9 @@ ANSWERS = {
     },
     "cancel": {"204", "404 already_cancelled", "404 hold_expired", "412 precondition_failed"},
     "edit": {"200", "409 capacity_below_reserved", "412 precondition_failed"},
+    "allot": {"200", "201", "409 sold_out", "400 invalid_request"},  # its end may have passed
+    "release": {"204"},
+    "allotments": {"200"},
     "event": {"200", "304"},
     "reservation": {"200"},
     "reservations": {"200"},
@@ -49,6 +52,8 @@ MAKES = {
 }
 # What an operation of a refused batch makes of a reservation for those after it.
 ENDED_BY = {"already_cancelled": "cancel", "not_held": "confirm", "cannot_grow": "reduce"}
+# The caps, and whether they count what is held alone.
+CAPS = {"maxSeatsPerPartner": False, "maxHeldSeatsPerPartner": True}
 MADE_BY = {kind: call for call, kinds in MAKES.items() for kind in kinds}
 
 
@@ -64,7 +69,7 @@ class Violation(NamedTuple):
 
 class Verdict(NamedTuple):
     violations: list[Violation]
-    # Reads of changes that a failover took with it, where that is allowed.
+    # Reads of what a failover took with it, or of what had passed, where that is allowed.
     vanished: int
 
 
@@ -72,7 +77,8 @@ def judge(records: Iterable[Record], failover: bool = False) -> Verdict:
     """Return everything that was not as promised.
 
     With `failover` the database may be replaced by its standby meanwhile. A read may
-    then show a change that nobody was told of, and that is lost with the old one.
+    then show a change that nobody was told of, and that is lost with the old one; and
+    what the old one has, as long as it is asked.
     """
     records = list(records)
     calls = list(unpack(records))
@@ -182,6 +188,7 @@ class Trial:
         self._judge_makers()
         self._judge_ends()
         self._judge_closing()
+        self._judge_caps(created.asked)
         for record in expected:
             try:
                 JUDGES[record.call](self, record)
@@ -204,6 +211,9 @@ class Trial:
         """Tell whether there is an answer to judge; say where the contract knows no such."""
         if record.unknown or record.code in UNTOUCHED:
             return False
+        if self.failover and (record.call, record.code) == ("reservation", "not_found"):
+            self.vanished += 1  # a primary that has been replaced has not heard of it
+            return False
         answer = f"{record.status} {record.code}" if record.code else str(record.status)
         if record.atomic and answer == "424 not_made":
             return True
@@ -225,7 +235,7 @@ class Trial:
             if (
                 isinstance(version, int)
                 and 0 < version <= self.ledger.version
-                and self.ledger.items[version - 1]["type"] in MAKES[record.call]
+                and self.ledger.items[version - 1]["type"] in MAKES.get(record.call, ())
                 and self.ledger.items[version - 1]["reservationId"] == self._subject(record)
             ):
                 self.owners[version].append(record)
@@ -359,7 +369,7 @@ class Trial:
                 yield "event_updated", asked.get("totalSeats")
             elif record.call == "reduce":
                 yield "reduced", asked["reservationId"], asked["seats"]
-            else:
+            elif record.call in MAKES:
                 yield MAKES[record.call][0], asked["reservationId"]
 
     def _claims(self, item: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -380,7 +390,7 @@ class Trial:
         times = [
             (instant(item["at"]), item["version"])
             for item in self.ledger.items
-            if item["type"] != "expired"
+            if item["type"] not in ("expired", "allotted")  # what expires may go back to one
         ]
         versions = [version for _, version in times]
         for story in self.ledger.stories.values():
@@ -411,6 +421,18 @@ class Trial:
                 if item["type"] in ("reserved", "held") and instant(item["at"]) >= closed:
                     self._say("closed", f"version {item['version']} was sold at {item['at']},"
                               f" after {closed.isoformat()}")  # fmt: skip
+
+    def _judge_caps(self, caps: dict[str, Any]) -> None:
+        """Hold that nothing was sold beyond a cap of the event, which is as it was created."""
+        for item in self.ledger.items:
+            if item["type"] not in ("reserved", "held"):
+                continue
+            story = self.ledger.stories[item["reservationId"]]
+            for cap, held in CAPS.items():
+                counts = cap in caps and not story.drawn and (not held or item["type"] == "held")
+                if counts and self.ledger.counted(*_of(item), held) > caps[cap]:
+                    self._say("cap", f"version {item['version']} gives {story.partner_id}"
+                              f" more than {caps[cap]} ({cap})")  # fmt: skip
 
     # --- What was acknowledged --------------------------------------------------
 
@@ -484,6 +506,50 @@ class Trial:
             self._say("lost", f"{_told(record)}, and the ledger says {self.ledger.total[version]}")
         self._judge_event(record)
 
+    def _judge_allot(self, record: Record) -> None:
+        if not record.made:
+            self._judge_refusal(record)
+            return
+        self._judge_allotment(record, record.answer)
+        answer = record.answer
+        if answer["seats"] != max(record.asked["seats"], answer["drawnSeats"]):
+            self._say("answer", f"{_told(record)} is not what was asked for")
+
+    def _judge_allotment(self, record: Record, answer: dict[str, Any]) -> None:
+        """Judge an allotment in an answer: what is left of it at its version, and still is."""
+        partner, version = answer["partnerId"], answer["version"]
+        item = self.ledger.items[version - 1] if version <= self.ledger.version else None
+        left = answer["seats"] - answer["drawnSeats"]
+        if not item or (item["type"], item["partnerId"], item["seats"]) != (
+            *("allotted", partner),
+            left,
+        ):
+            self._lost(record, version, f"{_told(record)}, and version {version} is {item}")
+            return
+        lowest, highest = self.span(record)
+        if not any(
+            self.ledger.left(partner, at) == left for at in range(max(lowest, version), highest + 1)
+        ):
+            self._say(
+                "allotment", f"{_told(record)}, which was so at none of {lowest} to {highest}"
+            )
+
+    def _judge_release(self, record: Record) -> None:
+        lowest, highest = self.span(record)
+        partner = record.asked["partnerId"]
+        if all(self.ledger.left(partner, version) for version in range(lowest, highest + 1)):
+            self._say("lost", f"{_told(record)}, and it had seats at {lowest} to {highest}")
+
+    def _judge_allotments(self, record: Record) -> None:
+        lowest, highest = self.span(record)
+        for item in record.answer["items"]:
+            self._judge_allotment(record, item)
+        listed = {item["partnerId"] for item in record.answer["items"]}
+        for partner in self.ledger.partners():
+            versions = range(lowest, highest + 1)
+            if partner not in listed and all(self.ledger.left(partner, v) for v in versions):
+                self._say("allotment", f"{_told(record)} leaves out that of {partner}")
+
     # --- What was shown ---------------------------------------------------------
 
     def _shown(self, record: Record, answer: dict[str, Any]) -> State | None:
@@ -502,7 +568,7 @@ class Trial:
         if state.version > highest:
             self._say("early", f"{_told(record)}: version {state.version} was not asked for yet")
         if story.until(state) <= lowest:
-            self._say("stale", f"{_told(record)}: version {story.until(state)} was told before")
+            self._passed(record, f"{_told(record)}: version {story.until(state)} was told before")
         return state
 
     def _differences(self, story: Story, state: State, answer: dict[str, Any]) -> dict[str, Any]:
@@ -518,8 +584,11 @@ class Trial:
             "partnerId": story.partner_id,
             "seats": state.seats,
             "status": state.status,
+            **({"allotted": True} if story.drawn else {}),
             **times,
         }
+        if not story.drawn and "allotted" in answer:
+            expected["allotted"] = None
         if answer["status"] == "expired" and self._may_end(story, state):
             expected["status"] = "expired"  # and not in the ledger yet
         if (end := story.end(state)) and state.status == "held":
@@ -542,6 +611,16 @@ class Trial:
         else:
             self._say("lost" if record.changes else "read", text)
 
+    def _passed(self, record: Record, text: str) -> None:
+        """Say that what was shown had passed, unless a failover may be why.
+
+        A primary that has been replaced shows what it has to whoever is connected to it.
+        """
+        if self.failover and not record.changes:
+            self.vanished += 1
+        else:
+            self._say("stale", text)
+
     def _may_vanish(self, record: Record, version: int) -> bool:
         """Tell whether a version that was read may be lost: nobody had been told of it."""
         place = bisect_left(self._told_at, record.end)
@@ -553,7 +632,7 @@ class Trial:
             # Its numbers are those that the client has.
             lowest, highest = self.span(record)
             if not lowest <= record.asked["ifNoneMatch"] <= highest:
-                self._say("stale", f"{_told(record)}, when it was at {lowest} to {highest}")
+                self._passed(record, f"{_told(record)}, when it was at {lowest} to {highest}")
             return
         version = answer["version"]
         lowest, highest = self.span(record)
@@ -566,27 +645,35 @@ class Trial:
             "availableSeats": self.ledger.available[version],
             "reservationCount": self.ledger.count[version],
             "reservedSeats": self.ledger.total[version] - self.ledger.available[version],
+            "allottedSeats": self.ledger.aside[version],
         }
-        seen = {name: answer[name] for name in expected}
+        # Left out where there are none.
+        seen = {name: {"allottedSeats": 0, **answer}[name] for name in expected}
         if seen != expected and not (record.tag is None and self._settled_alike(seen, version)):
             self._lost(record, version, f"{_told(record)}, and the ledger makes it {expected}")
         elif not lowest <= version <= highest:
-            kind = "stale" if version < lowest else "early"
-            self._say(kind, f"{_told(record)}, when it was at {lowest} to {highest}")
+            text = f"{_told(record)}, when it was at {lowest} to {highest}"
+            self._passed(record, text) if version < lowest else self._say("early", text)
 
     def _settled_alike(self, seen: dict[str, Any], version: int) -> bool:
         """Tell whether numbers are those of a version with some ended holds given back.
 
         That is how a read answers, without an entity tag, while nothing can be written.
         """
-        available, count = self.ledger.available[version], self.ledger.count[version]
-        states = [(s, s.at(version)) for s in self.ledger.stories.values()]
-        ending = [(story.end(state), state.seats) for story, state in states
-                  if state and self._may_end(story, state) and story.end(state)]  # fmt: skip
-        for _, seats in sorted(ending):
-            available, count = available + seats, count - 1
-            if (seen["availableSeats"], seen["reservationCount"]) == (available, count):
-                return bool(seen["reservedSeats"] == self.ledger.total[version] - available)
+        # Some of the seats go back to allotments, and allotments end, too: in all it is as much.
+        free = self.ledger.available[version] + self.ledger.aside[version]
+        count = self.ledger.count[version]
+        told = seen["availableSeats"] + seen["allottedSeats"], seen["reservationCount"]
+        states = [(story, story.at(version)) for story in self.ledger.stories.values()]
+        ends = [
+            (end, state.seats)
+            for story, state in states
+            if state and self._may_end(story, state) and (end := story.end(state))
+        ]
+        for _, seats in [(None, 0), *sorted(ends)]:
+            free, count = free + seats, count - (seats > 0)
+            if told == (free, count):
+                return bool(seen["reservedSeats"] + seen["availableSeats"] == seen["totalSeats"])
         return False
 
     def _judge_reservation(self, record: Record) -> None:
@@ -608,9 +695,12 @@ class Trial:
         if record.answer["next"] != last:
             self._say("feed", f"{_told(record)} says {record.answer['next']} is next")
         if last < lowest and len(items) < record.asked["limit"]:
-            self._say("stale", f"{_told(record)} ends at {last}, and {lowest} was told before")
+            self._passed(record, f"{_told(record)} ends at {last}, and {lowest} was told before")
         for version, item in zip(versions, items, strict=True):
-            if version > self.ledger.version or item != self.ledger.items[version - 1]:
+            known = self.ledger.items[version - 1] if version <= self.ledger.version else None
+            if known and "as" in record.asked:
+                known = _redacted(known, record.asked["as"])
+            if item != known:
                 self._lost(record, version, f"{_told(record)} has another version {version}")
                 return
         if last > highest:
@@ -634,7 +724,8 @@ class Trial:
                     "list", f"{_told(record)} shows {item['reservationId']}, which does not fit"
                 )
         if lowest > highest:
-            self._say("list", f"{_told(record)} is of no one version")
+            if not self.failover:
+                self._say("list", f"{_told(record)} is of no one version")
         elif not early and not any(
             self._is_page(record, version) for version in range(lowest, highest + 1)
         ):
@@ -699,18 +790,35 @@ class Trial:
 
     def _is_sold_out(self, record: Record, version: int) -> bool:
         answer = record.answer
-        left = self.ledger.available[version]
-        if record.atomic:
-            left = self._left_in_batch(record, version)
-        return (
-            answer["requestedSeats"] == record.asked["seats"]
-            and answer["requestedSeats"] > answer["availableSeats"]
-            and answer["availableSeats"] == left
+        if not answer["requestedSeats"] > answer["availableSeats"]:
+            return False
+        if record.call == "allot":  # what is lacking
+            return bool(answer["availableSeats"] == self.ledger.available[version])
+        partner, seats = record.asked["partnerId"], record.asked["seats"]
+        left = self._left_in_batch(record, version)
+        return answer["requestedSeats"] == seats and (
+            left is None
+            or (answer["availableSeats"] == left and self.ledger.left(partner, version) < seats)
         )
 
-    def _left_in_batch(self, record: Record, version: int) -> int:
-        """Return what the operations before it in a refused batch would have left."""
+    def _is_beyond_a_cap(self, record: Record, version: int) -> bool:
+        answer = record.answer
+        partner, seats = record.asked["partnerId"], answer["partnerSeats"]
+        counted = self.ledger.counted(partner, version, CAPS[answer["cap"]])
+        return bool(
+            (counted == seats or self._before_in_batch(record))
+            and seats + record.asked["seats"] > answer["limit"]
+            and answer["remaining"] == max(answer["limit"] - seats, 0)
+        )
+
+    def _left_in_batch(self, record: Record, version: int) -> int | None:
+        """Return what the operations before it in a refused batch would have left.
+
+        None where allotments are drawn from: what they leave is not told.
+        """
         left = self.ledger.available[version]
+        if self.ledger.aside[version] and self._before_in_batch(record):
+            return None
         seats: dict[str, int] = {}
         for other in self._before_in_batch(record):
             if other.call == "reserve":
@@ -793,6 +901,9 @@ JUDGES: dict[str, Callable[[Trial, Record], None]] = {
     "reservation": Trial._judge_reservation,
     "reservations": Trial._judge_reservations,
     "changes": Trial._judge_changes,
+    "allot": Trial._judge_allot,
+    "release": Trial._judge_release,
+    "allotments": Trial._judge_allotments,
 }
 REFUSALS: dict[str, Callable[[Trial, Record, int], bool]] = {
     "sold_out": Trial._is_sold_out,
@@ -804,7 +915,20 @@ REFUSALS: dict[str, Callable[[Trial, Record, int], bool]] = {
     "capacity_below_reserved": Trial._is_reserved,
     "cursor_ahead": Trial._is_ahead,
     "sales_closed": Trial._is_closed,
+    "partner_limit": Trial._is_beyond_a_cap,
 }
+
+
+def _redacted(item: dict[str, Any], partner_id: str) -> dict[str, Any]:
+    """Return a change as a partner sees it: all of the numbers, and of the names its own."""
+    hidden = {"actor"}  # all was done by an admin
+    if item["partnerId"] != partner_id:
+        hidden |= {"reservationId", "partnerId"}
+    return {name: None if name in hidden else value for name, value in item.items()}
+
+
+def _of(item: dict[str, Any]) -> tuple[str, int]:
+    return item["partnerId"], item["version"]
 
 
 def _is_news(record: Record) -> bool:

@@ -2,6 +2,7 @@
 
 import sys
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -69,6 +70,24 @@ class Story:
         return None
 
 
+class Steps:
+    """A number that is 0 at first and changes at some versions."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, int]] = []
+
+    @property
+    def last(self) -> int:
+        return self._steps[-1][1] if self._steps else 0
+
+    def add(self, version: int, number: int) -> None:
+        self._steps.append((version, number))
+
+    def at(self, version: int) -> int:
+        place = bisect_right(self._steps, version, key=lambda step: step[0])
+        return self._steps[place - 1][1] if place else 0
+
+
 class Ledger:
     """An event at each of its versions. What does not replay is among its `faults`."""
 
@@ -82,7 +101,11 @@ class Ledger:
         self.aside = [0]  # allotted and not drawn
         self.stories: dict[str, Story] = {}
         self._made: list[Story] = []
-        self._left: dict[str, int] = {}  # of each partner's allotment
+        # Of each partner, by version: what its allotment has left, and what the pool gave it,
+        # held or sold, and held alone.
+        self._left: dict[str, Steps] = defaultdict(Steps)
+        self._pooled: dict[str, Steps] = defaultdict(Steps)
+        self._held: dict[str, Steps] = defaultdict(Steps)
         for place, item in enumerate(items):
             if item["version"] != place + 1:
                 self._fault("gap", f"version {item['version']} comes after {place}")
@@ -91,6 +114,18 @@ class Ledger:
         else:
             return
         del self.items[place:]
+
+    def left(self, partner_id: str, version: int) -> int:
+        """Return what is left of a partner's allotment."""
+        return self._left[partner_id].at(version)
+
+    def partners(self) -> list[str]:
+        """Return all who have had an allotment."""
+        return list(self._left)
+
+    def counted(self, partner_id: str, version: int, held: bool) -> int:
+        """Return how many seats a cap counts: from the pool, held or sold, or held alone."""
+        return (self._held if held else self._pooled)[partner_id].at(version)
 
     @property
     def version(self) -> int:
@@ -113,12 +148,12 @@ class Ledger:
             total = seats
         elif kind == "allotted":
             partner = item["partnerId"]
-            more = seats - self._left.get(partner, 0)
+            more = seats - self._left[partner].last
             if seats < 0:
                 self._fault("allotment", f"version {version} leaves an allotment with {seats}")
             available -= more
             aside += more
-            self._left[partner] = seats
+            self._left[partner].add(version, seats)
         else:
             before, after = self._change(item)
             available += before - after
@@ -158,11 +193,21 @@ class Ledger:
         status = STATUS.get(kind, was or "")
         story.states.append(State(version, kind, status, seats, item["at"]))
         before = last.seats if last and last.status in LIVE else 0
-        return before, seats if status in LIVE else 0
+        after = seats if status in LIVE else 0
+        if not story.drawn:
+            pooled, held = self._pooled[story.partner_id], self._held[story.partner_id]
+            pooled.add(version, pooled.last + after - before)
+            was_held = before if was == "held" else 0
+            held.add(version, held.last + (after if status == "held" else 0) - was_held)
+        return before, after
 
     def _draws(self, item: dict[str, Any]) -> bool:
         """Tell whether a new reservation was drawn from its partner's allotment."""
         before = self.items[item["version"] - 2] if item["version"] > 1 else None
-        if not before or (before["type"], before["partnerId"]) != ("allotted", item["partnerId"]):
+        if not before or any(
+            before[name] != value
+            for name, value in {**item, "type": "allotted"}.items()
+            if name in ("type", "partnerId", "at")
+        ):
             return False
         return bool(self.aside[-2] - self.aside[-1] == item["seats"])
