@@ -32,6 +32,10 @@ test-slow: $(VENV)/test ## Run the tests that take long
 test-faults: $(VENV)/test ## Disturb it in every way while the checker is at work, for ten minutes
 	@exec $(BIN)/python tests/ordeals.py
 
+.PHONY: test-cluster
+test-cluster: $(VENV)/test ## The same over three nodes of PostgreSQL that lose their leader
+	@exec $(BIN)/python tests/cluster.py
+
 .PHONY: lint
 lint: $(VENV)/test ## Check the style of the code, and its types
 	@$(BIN)/ruff check .

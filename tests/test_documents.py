@@ -376,6 +376,29 @@ def test_the_picture_of_a_part_names_the_types_that_it_goes_through():
     assert states == ["Part", "Decided", "Sent"]
 
 
+# --- A cluster --------------------------------------------------------------------
+
+
+def test_the_settings_that_are_explained_are_those_of_the_files_to_copy():
+    files = "\n".join(file.read_text("utf-8") for file in (ROOT / "deploy/cluster").iterdir())
+    for settings, _ in table("setting", "why"):
+        for setting in re.findall("`(.+?)`", settings):
+            for word in setting.removesuffix("…").split(": "):
+                assert word in files, setting
+
+
+# --- What is promised -------------------------------------------------------------
+
+
+def test_every_promise_is_explained_and_every_test_that_is_named_exists():
+    promises = re.findall(r"^- \*\*(.+?)\*\*", DOCUMENTS["README.md"], re.MULTILINE)
+    rows = table("promise", "what could break it", "what stands against it", "a test that shows it")
+    assert [promise for promise, *_ in rows if promise] == promises
+    files = [file.read_text("utf-8") for file in (ROOT / "tests").glob("test_*.py")]
+    defined = set(re.findall(r"^def (test_\w+)", "\n".join(files), re.MULTILINE))
+    assert {bare(test) for *_, test in rows} <= defined
+
+
 # --- The rest ---------------------------------------------------------------------
 
 
