@@ -10,7 +10,7 @@
 --              as it was made. sealed: the row has a checksum; altered: it is wrong.
 --              What has none was entered by a release that told no more than 0001 has:
 --              a hold's end and a key are then taken as they are stored.
-SELECT entry.event_id, entry.version, entry.type, entry.reservation_id, entry.seats,
+SELECT entry.event_id, entry.version, entry.type, entry.reservation_id::text, entry.seats,
        entry.available_seats, entry.at, entry.details, sealed,
        CASE WHEN sealed
             THEN checksum <> hash_record_extended(ROW(

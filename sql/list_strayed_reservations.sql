@@ -1,7 +1,7 @@
 -- List reservations that the ledger does not tell of where they say they were made.
 --
 -- A row each:  the reservation's event, and its id.
-SELECT piece.event_id, made.reservation_id
+SELECT piece.event_id, made.reservation_id::text
 FROM unnest(%(event_ids)s::text[], %(first_versions)s::bigint[], %(last_versions)s::bigint[],
             %(ends)s::boolean[]) AS piece (event_id, first_version, last_version, ends)
 CROSS JOIN LATERAL (
