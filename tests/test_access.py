@@ -47,6 +47,7 @@ CALLS = {
     "GET /api/v1/health": lambda it: {},
     "GET /livez": lambda it: {},
     "GET /": lambda it: {},
+    "GET /docs": lambda it: {},
     "GET /openapi.json": lambda it: {},
     "GET /api/v1/reservations": lambda it: {},
     "POST /api/v1/reservations": lambda it: {"json": {"partnerId": it.partner_id, "seats": 1}},
