@@ -46,6 +46,7 @@ KEYS = "/api/v1/keys"
 CALLS = {
     "GET /api/v1/health": lambda it: {},
     "GET /livez": lambda it: {},
+    "GET /metrics": lambda it: {},
     "GET /": lambda it: {},
     "GET /docs": lambda it: {},
     "GET /openapi.json": lambda it: {},

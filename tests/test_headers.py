@@ -20,6 +20,7 @@ CALLS = {
     "GET /docs": ("/docs", None, 200, FOR_ALL),
     "GET /openapi.json": ("/openapi.json", None, 200, FOR_ALL),
     "GET /livez": ("/livez", None, 200, NEVER),
+    "GET /metrics": ("/metrics", None, 200, NEVER),
     "GET /api/v1/health": ("/api/v1/health", None, 200, NEVER),
     "POST /api/v1/events": (
         "/api/v1/events",

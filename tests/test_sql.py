@@ -229,6 +229,7 @@ def call_everything(client, dsn):
 
     admin = f"Bearer {ADMIN_KEY}"
     call(200, "GET", "/api/v1/health")
+    call(200, "GET", "/metrics")
     call(200, "GET", BIG)
     call(200, "GET", "/api/v1/events?limit=100")
     cursor = call(200, "GET", "/api/v1/events?limit=50").json["next"]

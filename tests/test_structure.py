@@ -14,7 +14,7 @@ PACKAGE = Path(ticketboss.__file__).parent
 # Bottom first. A storey may use itself and those below it.
 STOREYS = (
     {"rules", "check"},
-    {"data", "logs"},
+    {"data", "logs", "metrics"},
     {"selling"},
     {"config"},
     {"web", "serving"},
@@ -81,7 +81,7 @@ KNOWN_TO = {
     "ticketboss.data.database": {
         *("__init__.py", "cli.py", "config.py", "serving/startup.py"),
         *("data/keys.py", "data/store.py", "data/verify.py", "data/migrations.py"),
-        "selling/batch.py",
+        *("selling/batch.py", "web/scrape.py"),
     },
     "flask": {"__init__.py", "cli.py", "web/"},
     "marshmallow": {"web/schemas.py", "web/shapes.py"},
@@ -89,7 +89,7 @@ KNOWN_TO = {
     "threading": {
         "check/clients.py",
         *("data/database.py", "data/keys.py", "selling/line.py", "serving/worker.py"),
-        *("logs.py", "web/access.py"),
+        *("logs.py", "metrics.py", "web/access.py"),
     },
 }
 

@@ -21,6 +21,7 @@ from ticketboss.web import (
     pages,
     reservations,
     responses,
+    scrape,
     screening,
 )
 from ticketboss.web.access import Access
@@ -62,5 +63,6 @@ def create_app(config: Config | None = None) -> Flask:
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(keys.blueprint)
     app.register_blueprint(openapi.blueprint)
+    scrape.register(app)  # last: it counts what comes to the routes
     cli.register(app)
     return app

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from json.encoder import encode_basestring_ascii
 
+from ticketboss import metrics
 from ticketboss.rules import limits
 
 RELEASE = metadata.version("ticketboss")
@@ -138,6 +139,7 @@ class Output:
         with self._changed:
             if self._bytes + len(line) > limits.LOG_BYTES:
                 self._dropped += 1
+                metrics.LOG_LINES_DROPPED.add()
                 return
             self._lines.append(line)
             self._bytes += len(line)
@@ -174,6 +176,7 @@ class Output:
             lost = sum(piece.count(b"\n") for piece in _pieces(lines) if not _write(piece))
             with self._changed:
                 self._dropped += lost
+                metrics.LOG_LINES_DROPPED.add(by=lost)
                 dropped = self._dropped
             if dropped and _write(self._about(dropped)):
                 with self._changed:

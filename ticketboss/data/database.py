@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import psycopg2
 from psycopg2 import extensions, extras
 
+from ticketboss import metrics
 from ticketboss.rules import limits
 from ticketboss.rules.errors import Overloaded, Unavailable
 
@@ -211,6 +212,7 @@ class Pool:
         """Note that what is lent is a connection by now, and that there may be more."""
         with self._mutex:
             self._open += 1
+            metrics.DATABASE_OPEN.add()
             self._rests_until = float("-inf")
 
     def refused(self) -> bool:
@@ -224,6 +226,7 @@ class Pool:
         with self._mutex:
             if connection is not None and connection.closed:
                 self._open -= 1
+                metrics.DATABASE_OPEN.add(by=-1)
                 connection = None
             self._idle.insert(len(self._idle) if connection else 0, connection)
             while self._waiting and self._idle and (self._idle[-1] or self._may_open()):
@@ -236,6 +239,7 @@ class Pool:
                 if connection is not None:
                     connection.close()
                     self._open -= 1
+                    metrics.DATABASE_OPEN.add(by=-1)
                 self._idle[place] = None
 
 
@@ -428,10 +432,12 @@ class Database:
                 self._probe.release()
 
     def _run(self, sql: str, parameters: Parameters, deadline: float, writing: bool) -> list[Row]:
-        connection = self._borrow(deadline)
+        with metrics.POOL_SECONDS.time():
+            connection = self._borrow(deadline)
+        metrics.DATABASE_BUSY.add()
         try:
             connection.deadline = deadline
-            with connection.cursor() as cursor:
+            with connection.cursor() as cursor, metrics.DATABASE_SECONDS.time():
                 cursor.execute(sql, parameters)
                 rows = cursor.fetchall() if cursor.description else []
         except TimeoutError as error:
@@ -447,6 +453,7 @@ class Database:
         except ValueError as error:  # a NUL or a surrogate; never sent
             raise Rejected(str(error)) from error
         finally:
+            metrics.DATABASE_BUSY.add(by=-1)
             self.pool.give_back(connection)
         self._note_success()
         return rows

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID, uuid4
 
+from ticketboss import metrics
 from ticketboss.data.database import Conflict, Database, Rejected, Row
 from ticketboss.data.statements import statement
 from ticketboss.rules import limits
@@ -100,18 +101,18 @@ class Store:
         `more` are further members of model.EventMembers.
         """
         event = EventMembers(name=name, total_seats=total_seats, **more)
-        return bool(
-            self.database.read(
-                statement("create_event"),
-                {
-                    "event_id": event_id,
-                    **_values(event),
-                    "batch_id": uuid4(),
-                    "actor": actor,
-                    "details": json.dumps({"event": _told(event)}),
-                },
-            )
+        created = self.database.read(
+            statement("create_event"),
+            {
+                "event_id": event_id,
+                **_values(event),
+                "batch_id": uuid4(),
+                "actor": actor,
+                "details": json.dumps({"event": _told(event)}),
+            },
         )
+        metrics.CHANGES.add("event_created", by=len(created))
+        return bool(created)
 
     def read_event(self, event_id: str) -> Event | None:
         rows = self.database.read(statement("read_event"), {"event_id": event_id})
@@ -129,6 +130,10 @@ class Store:
     def list_events(self, after: str, limit: int) -> list[Event]:
         rows = self.database.read(statement("list_events"), {"after": after, "limit": limit})
         return [_event(row) for row in rows]
+
+    def list_selling_events(self) -> list[Row]:
+        """Return the numbers of a bounded number of events on sale."""
+        return self.database.read(statement("list_selling_events"))
 
     # --- Reservations and changes ---------------------------------------------
 

@@ -24,6 +24,7 @@ from enum import IntEnum
 from typing import Any
 from uuid import UUID, uuid4
 
+from ticketboss import metrics
 from ticketboss.data.database import Conflict, ConnectionLost, Rejected
 from ticketboss.data.store import KeyUsed, Locked, Store, Written
 from ticketboss.rules import limits
@@ -119,6 +120,7 @@ class Decided:
     def answer(self, written: Written | None = None) -> None:
         """Tell every turn what was decided, dated by where it was written."""
         if written:
+            _count(self.plan)
             self.plan.place(*written)
         for decision in self.decisions:
             if written and decision.fact is not None:
@@ -196,6 +198,7 @@ class Batches:
 
         Tell whether that should wait a moment.
         """
+        metrics.BATCH_CHANGES.observe(len(batch))
         self.doubtful &= {turn.event_id for turn in batch}
         return self._serve(batch) is not Came.THROUGH
 
@@ -218,6 +221,7 @@ class Batches:
                     self._doubt(part)
             return self._serve([t for part in parts if not part.brings_keys for t in part.turns])
         except Conflict:
+            metrics.CONFLICTS.add()
             self._conflicts += 1
             if pieces == 1 or self._conflicts <= limits.CONFLICTS_TOGETHER:
                 return Came.LATER
@@ -348,6 +352,7 @@ class Batches:
         """
         for sent in part.lost:
             if written := self._store.find_batch(sent.decided.plan, sent.batch_id):
+                metrics.LOST_ANSWERS_FOUND.add()
                 sent.decided.answer(written)
                 return True
         return False
@@ -405,6 +410,7 @@ class Batches:
                 case None:
                     self._doubt(part)
                     if not made.plan.supposed:
+                        metrics.CONFLICTS.add()
                         came = Came.LATER
         if unstuck:
             self._serve(unstuck)
@@ -420,6 +426,7 @@ class Batches:
                 return {plans[0].seen.event_id: self._store.edit(plans[0], batch_id)}
             return self._store.write(plans, batch_id, atomic)
         except ConnectionLost:
+            metrics.LOST_ANSWERS.add(by=len(sent))
             for each in sent:
                 each.lose()
             raise
@@ -462,6 +469,7 @@ class Batches:
             if isinstance(outcome, Locked):
                 self._put_off(turns, STUCK if outcome.stuck else outcome.seen_version)
         written = {id: found for id, found in outcomes.items() if isinstance(found, Written)}
+        metrics.CONFLICTS.add(by=len(writing) - len(outcomes))
         if len(written) < len(writing):
             return Came.LATER
         for each in decided:
@@ -531,12 +539,14 @@ class Batches:
         for each in due:
             Expire(each.reservation_id).apply(plan)
         if isinstance(self._store.write([plan], uuid4()).get(event.event_id), Written):
+            _count(plan)
             return Came.THROUGH
         self._put_off(part.turns, event.version)
         return Came.LATER
 
     def _put_off(self, turns: list[Turn], version: int) -> None:
         """Let turns wait for whoever has the rows, unless it stands still at a version."""
+        metrics.SKIPPED_ROWS.add()
         now = time.monotonic()
         for turn in turns:
             locked = turn.memory.locked
@@ -544,6 +554,12 @@ class Batches:
                 turn.memory.locked = version, now
             elif now - locked[1] > limits.LOCK_PATIENCE:
                 _fail([turn], Unavailable())
+
+
+def _count(plan: Plan) -> None:
+    """Count the changes of a plan that was written."""
+    for entry in plan.entries:
+        metrics.CHANGES.add(entry.type)
 
 
 def _parts(turns: Iterable[Turn]) -> list[Part]:

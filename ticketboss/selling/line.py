@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ticketboss import metrics
 from ticketboss.rules import limits
 from ticketboss.rules.changes import Change
 from ticketboss.rules.errors import Contention, TicketBossError, Unavailable
@@ -33,11 +34,16 @@ if TYPE_CHECKING:
 class Turn:
     """One change's place in the line, and then what came of it."""
 
-    __slots__ = ("event_id", "change", "deadline", "otherwise", "memory", "request", "_result")
+    __slots__ = (
+        *("event_id", "change", "since", "deadline", "otherwise", "memory", "request"),
+        "_result",
+    )
 
     def __init__(self, request: "Request", event_id: str, change: Change):
         self.event_id = event_id
         self.change = change
+        # Since when it has been in line, and until when it may be.
+        self.since = request.since
         self.deadline = request.deadline
         # What it is told if it has no other answer by then.
         self.otherwise: type[TicketBossError] = Contention
@@ -87,12 +93,13 @@ class Memory:
 class Request:
     """A thread that waits until each of its turns is answered, and leads when it is named."""
 
-    __slots__ = ("turns", "deadline", "atomic", "leads", "_bell")
+    __slots__ = ("turns", "since", "deadline", "atomic", "leads", "_bell")
 
     def __init__(self, changes: Sequence[tuple[str, Change]], atomic: bool = False):
         # Whether all of its turns are made or none; they are then a batch of their own.
         self.atomic = atomic
-        self.deadline = time.monotonic() + limits.REQUEST_DEADLINE
+        self.since = time.monotonic()
+        self.deadline = self.since + limits.REQUEST_DEADLINE
         self.turns = [Turn(self, event_id, change) for event_id, change in changes]
         self.leads = False
         # A bell of its own wakes this thread alone, and may ring when nobody listens.
@@ -224,6 +231,9 @@ class Line:
         # Threads that are about to join the line run first: the fewer batches, the cheaper.
         os.sched_yield()
         batch = self._take()
+        now = time.monotonic()
+        for turn in batch:
+            metrics.LINE_SECONDS.observe(now - turn.since)
         request.leads = False
         delayed = False
         try:
@@ -259,6 +269,9 @@ class Line:
         silent = self._server.silent
         with self._mutex:
             left = [turn for turn in batch if not turn.answered]
+            metrics.RETRIES.add(by=len(left))
+            for turn in left:
+                turn.since = now
             # Behind those of other events, which they must not hold up.
             events = {turn.event_id for turn in left}
             others = [turn for turn in self._turns if turn.event_id not in events]

@@ -27,6 +27,7 @@ from types import SimpleNamespace
 
 from gunicorn.http.errors import ParseException
 
+from ticketboss import metrics
 from ticketboss.rules import limits
 from ticketboss.serving import wire
 from ticketboss.serving.poll import Awaited
@@ -43,6 +44,14 @@ class State(Enum):
     LEAVING = auto()
     IDLE = auto()
     LINGERING = auto()
+
+
+# What it is to be late, in each state but where a connection simply ends.
+CUT_OFF = {
+    State.SILENT: metrics.SILENT,
+    State.ARRIVING: metrics.LATE,
+    State.LEAVING: metrics.UNREAD,
+}
 
 
 @dataclass
@@ -106,6 +115,7 @@ class Connection:
             self._send()
         elif self.awaits is Awaited.BYTES and not self._receive():
             if self._incoming.in_body:
+                metrics.CUT_OFF.add(metrics.MALFORMED)
                 self._refuse(400, "EndOfFile")
             else:
                 self.awaits = None
@@ -123,6 +133,8 @@ class Connection:
         between = self.state in (State.SILENT, State.IDLE)
         if self.due() > time.monotonic() or (between and self._has_spoken()):
             return
+        if self.state in CUT_OFF:
+            metrics.CUT_OFF.add(CUT_OFF[self.state])
         if self.state is State.ARRIVING and self.awaits is Awaited.BYTES:
             self._refuse(408, "Late")
         else:
@@ -154,6 +166,7 @@ class Connection:
         try:
             taken = self._incoming.take()
         except ParseException as fault:
+            metrics.CUT_OFF.add(metrics.MALFORMED)
             self._refuse(wire.status_of(fault), type(fault).__name__)
             return
         if taken:

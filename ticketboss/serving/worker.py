@@ -24,6 +24,8 @@ from threading import Thread
 from gunicorn import glogging
 from gunicorn.workers import base
 
+from ticketboss import metrics
+from ticketboss.metrics import PLACES
 from ticketboss.rules import limits
 from ticketboss.serving import exposure, startup, wire
 from ticketboss.serving.connection import Connection, House
@@ -31,8 +33,7 @@ from ticketboss.serving.poll import Poll
 
 log = logging.getLogger(__name__)
 
-# For how many workers there is a place, and what stands in one that is empty.
-PLACES = 256
+# What stands in a place that is empty.
 NOBODY = 0xFFFF
 REASON = struct.Struct("512s")
 
@@ -79,6 +80,7 @@ class Worker(base.Worker):
     def leave(self) -> str:
         """Give up its place, and return why it could not start, if so; the parent does this."""
         self._open[self.place] = NOBODY
+        metrics.leave(self.place)
         (reason,) = REASON.unpack_from(self._reasons, self.place * REASON.size)
         self._give_reason("")
         return reason.rstrip(b"\0").decode(errors="replace")
@@ -92,6 +94,7 @@ class Worker(base.Worker):
             raise SystemExit("ticketboss: TLS is for a proxy in front; certfile takes no value")
 
     def init_process(self):
+        metrics.enter(self.place)
         os.close(self._lifeline[1])
         self._share_the_machine()
         super().init_process()
@@ -175,7 +178,8 @@ class Worker(base.Worker):
             self._tell()
 
     def _tell(self) -> None:
-        self._open[self.place] = len(self._connections)
+        self._open[self.place] = count = len(self._connections)
+        metrics.CLIENTS.set(count)
 
     # --- The door ---------------------------------------------------------------
 
@@ -230,6 +234,7 @@ class Worker(base.Worker):
         with suppress(StopIteration, RuntimeError):  # a thread was quicker
             descriptor = next(iter(self._waiting))
             if connection := self._waiting.pop(descriptor, None):
+                metrics.CUT_OFF.add(metrics.NO_ROOM)
                 connection.awaits = None
                 self._give_back(connection)
                 return True

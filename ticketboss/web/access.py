@@ -21,7 +21,7 @@ from ticketboss.rules.errors import Forbidden, InvalidRequest, TooManyRequests, 
 from ticketboss.rules.keys import KEY, Key, Kind, public_id
 from ticketboss.rules.model import ADMIN
 from ticketboss.web import clients
-from ticketboss.web.current import access
+from ticketboss.web.current import access, config
 
 PREFIX = "/api/v1/"
 OPEN_TO_ALL = {"health.health"}
@@ -56,6 +56,12 @@ def require_admin() -> None:
     if g.identity is ANYBODY:
         g.identity = access.identify()
     if not g.identity.admin:
+        raise Forbidden
+
+
+def require_metrics() -> None:
+    """Raise Unauthorized or Forbidden unless the current request may see what is counted."""
+    if config.auth == "keys" and access.identify().kind not in ("admin", "metrics"):
         raise Forbidden
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flask import Blueprint, g, jsonify
 
+from ticketboss import metrics
 from ticketboss.rules import limits
 from ticketboss.rules.changes import Cancel, Change, Confirm, Extend, Reduce, Refused, Reserve
 from ticketboss.rules.errors import (
@@ -141,6 +142,7 @@ def _made(op: str, outcome) -> dict:
 
 
 def _refused(fact: TicketBossError) -> dict:
+    metrics.REFUSALS.add(fact.code)
     item = {"status": fact.status, **schemas.public(fact.body())}
     if fact.status == 503:
         item["retryAfter"] = limits.RETRY_AFTER

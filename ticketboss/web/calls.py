@@ -134,6 +134,7 @@ CALLS: dict[str, Call] = {
     "keys.revoke": Call(None, (204,), {404: "key_not_found"}, admin=True),
     "health.health": Call(STATE, (200, 503), sends=("Retry-After",)),
     "health.live": Call(_object(status=TEXT, message=TEXT, version=TEXT)),
+    "scrape.show": Call(TEXT, media="text/plain"),
     "pages.board": PAGE,
     "pages.docs": PAGE,
     "openapi.show": PAGE._replace(answer={"type": "object"}, media="application/json"),

@@ -140,9 +140,10 @@ def _operation(rule: Rule, method: str) -> Shape:
     call = CALLS[rule.endpoint]
     examples = [each for each in EXAMPLES if each["call"] == f"{method} {_address(rule)}"]
     of_the_api = rule.rule.startswith("/api/v1/") and rule.endpoint != "health.health"
+    takes_key = of_the_api or rule.endpoint == "scrape.show"
     shared = (
         *ANY,
-        *(OF_THE_API if of_the_api else ()),
+        *(OF_THE_API if takes_key else ()),
         *(OF_A_BODY if call.body else ()),
     )
     responses = {status: _reference("responses", f"Refused{status}") for status in shared}
@@ -157,7 +158,7 @@ def _operation(rule: Rule, method: str) -> Shape:
         "parameters": _parameters(rule, call, examples),
         "responses": {str(status): responses[status] for status in sorted(responses)},
         # Whether a call that is no admin's needs a key is for AUTH to say.
-        "security": [{"key": []}] if call.admin else [{}, {"key": []}] if of_the_api else [],
+        "security": [{"key": []}] if call.admin else [{}, {"key": []}] if takes_key else [],
     }
     if call.body is not None:
         content = {"schema": reference(call.body), **_shown(examples, lambda each: each["body"])}

@@ -5,11 +5,11 @@ import re
 import time
 from functools import partial
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Request, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from ticketboss import logs
+from ticketboss import logs, metrics
 from ticketboss.config import Network
 from ticketboss.rules import limits
 from ticketboss.rules.errors import PayloadTooLarge, TicketBossError
@@ -69,6 +69,9 @@ def _end(proxies: tuple[Network, ...], response: Response) -> Response:
     headers["X-Content-Type-Options"] = "nosniff"
     # What has an entity tag may be kept by its client alone, and asked for again each time.
     headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
+    seconds = time.perf_counter() - known.started
+    code = known.get("error_code")
+    _count(asked, response.status_code, seconds, code)
     logs.say(
         LOGGER,
         "request",
@@ -77,13 +80,23 @@ def _end(proxies: tuple[Network, ...], response: Response) -> Response:
         method=asked.method,
         path=masked(asked.path),
         status=response.status_code,
-        ms=round((time.perf_counter() - known.started) * 1000, 2),
+        ms=round(seconds * 1000, 2),
         partner=known.get("partner_id"),
         event=known.get("event_id"),
-        code=known.get("error_code"),
+        code=code,
         client=clients.address(asked.environ, proxies),
     )
     return response
+
+
+def _count(asked: Request, status: int, seconds: float, code: str | None) -> None:
+    rule = asked.url_rule
+    # A method that a route does not have is a client's own word.
+    route, method = (rule.rule, asked.method) if rule else (metrics.OTHER, metrics.OTHER)
+    metrics.REQUESTS.add(route, method, status)
+    metrics.REQUEST_SECONDS.observe(seconds, route, method)
+    if code:
+        metrics.REFUSALS.add(code)
 
 
 def _traceparent(environ: dict) -> str | None:
