@@ -202,6 +202,19 @@ def test_a_hangup_with_a_wrong_setting_leaves_the_workers_that_run(start, tmp_pa
     assert fails(server) == 2
 
 
+def test_a_hangup_does_not_let_in_whoever_comes_without_a_word(start, tmp_path):
+    settings = tmp_path / ".env"
+    settings.write_text("AUTH=keys")
+    server = start(*GUNICORN, *OURS, environment={"HOST": "0.0.0.0"})
+    server.wait_until_it_answers()
+    before = server.worker_pids()
+    settings.unlink()
+    server.process.send_signal(signal.SIGHUP)
+    line = "those that run go on: 0.0.0.0 is not the loopback, so AUTH must be said"
+    assert wait_for(lambda: line in server.output()), server.output()
+    assert server.worker_pids() == before
+
+
 def test_secrets_are_read_again_at_a_hangup(start, tmp_path):
     key = tmp_path / "key"
     key.write_text("the-first-of-two-keys\n")
