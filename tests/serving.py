@@ -164,6 +164,24 @@ def wait_for(seen, seconds: float = 15):
     return result
 
 
+def listens(pid: int) -> bool:
+    """Tell whether a worker waits for connections: at its listener and at its own pipe."""
+    waited_for = 0
+    for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with contextlib.suppress(OSError):
+            waited_for += descriptor.read_text().count("tfd:")
+    return waited_for >= 2
+
+
+def settled_workers(server: Server, number: int) -> list[int]:
+    """Return the workers as soon as there are so many and all of them listen."""
+    assert wait_for(
+        lambda: len(server.worker_pids()) == number and all(map(listens, server.worker_pids())),
+        START_SECONDS,
+    ), server.output()
+    return server.worker_pids()
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from serving import ROOT, Server, connect
+from serving import ROOT, Server, connect, settled_workers
 
 from ticketboss.rules import limits
 from ticketboss.serving.embedded import Server as EmbeddedServer
@@ -203,23 +203,6 @@ def connections_of(pid: int, port: int) -> int:
         row[1].endswith(f":{port:04X}") and row[3] == "01" and f"socket:[{row[9]}]" in inodes
         for row in rows
     )
-
-
-def listens(pid: int) -> bool:
-    """Tell whether a worker waits for connections: at its listener and at its own pipe."""
-    waited_for = 0
-    for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(OSError):
-            waited_for += descriptor.read_text().count("tfd:")
-    return waited_for >= 2
-
-
-def settled_workers(server: Server, number: int) -> list[int]:
-    """Return the workers as soon as there are so many and all of them listen."""
-    assert wait_for(
-        lambda: len(server.worker_pids()) == number and all(map(listens, server.worker_pids()))
-    )
-    return server.worker_pids()
 
 
 def test_workers_share_the_connections_of_a_burst(serve):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from partners import EVENT, Partners
-from serving import Server, free_port, wait_for
+from serving import Server, free_port, settled_workers, wait_for
 
 from ticketboss.rules import limits
 
@@ -184,8 +184,7 @@ def answers(server: Server) -> bool:
 
 def test_a_hangup_with_a_wrong_setting_leaves_the_workers_that_run(start, tmp_path):
     server = start(*GUNICORN, *OURS)
-    server.wait_until_it_answers()
-    before = set(server.worker_pids())
+    before = set(settled_workers(server, 2))
     for wrong, line in (
         ("POOL_SIZE=1", "POOL_SIZE takes a whole number from 2 to 64, not '1'"),
         ("ADMIN_KEY_FILE=key", "ADMIN_KEY and ADMIN_KEY_FILE are both set; one of them has to go"),
@@ -206,8 +205,7 @@ def test_a_hangup_does_not_let_in_whoever_comes_without_a_word(start, tmp_path):
     settings = tmp_path / ".env"
     settings.write_text("AUTH=keys")
     server = start(*GUNICORN, *OURS, environment={"HOST": "0.0.0.0"})
-    server.wait_until_it_answers()
-    before = server.worker_pids()
+    before = settled_workers(server, 2)
     settings.unlink()
     server.process.send_signal(signal.SIGHUP)
     line = "those that run go on: 0.0.0.0 is not the loopback, so AUTH must be said"
@@ -248,9 +246,8 @@ def test_a_worker_that_cannot_be_replaced_is_tried_again_in_time(start, tmp_path
     code = tmp_path / "application.py"
     code.write_text("from ticketboss import create_app\napp = create_app()\n")
     server = start(*GUNICORN, *OURS, "application:app")
-    server.wait_until_it_answers()
+    before = settled_workers(server, 2)
     code.write_text("nonsense")
-    before = server.worker_pids()
     os.kill(before[0], signal.SIGKILL)
     line = "those that run go on: NameError: name 'nonsense' is not defined"
     assert wait_for(lambda: line in server.output()), server.output()
