@@ -532,7 +532,7 @@ def test_a_hold_that_is_confirmed_between_the_reading_and_the_settling_is_sold(
 ):
     """Its end was seen by a reader, whose settling then comes too late."""
     place = hold(4).location
-    held = store.read_reservation(UUID(place.rpartition("/")[2]))
+    held = store.read_reservation(UUID(place.rpartition("/")[2]), None)
     event = store.read_event("node-meetup-2025")
     plan = Plan(event, [held], event.read_at)
     plan.settles = True
