@@ -13,7 +13,7 @@ PACKAGE = Path(ticketboss.__file__).parent
 
 # Bottom first. A storey may use itself and those below it.
 STOREYS = (
-    {"rules", "check"},
+    {"rules", "check", "waiting"},
     {"data", "logs", "metrics"},
     {"selling"},
     {"config"},
@@ -89,7 +89,7 @@ KNOWN_TO = {
     "threading": {
         "check/clients.py",
         *("data/database.py", "data/keys.py", "selling/line.py", "serving/worker.py"),
-        *("logs.py", "metrics.py", "web/access.py"),
+        *("logs.py", "metrics.py", "waiting.py", "web/access.py"),
     },
 }
 

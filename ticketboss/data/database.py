@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import psycopg2
 from psycopg2 import extensions, extras
 
-from ticketboss import metrics
+from ticketboss import metrics, waiting
 from ticketboss.rules import limits
 from ticketboss.rules.errors import Overloaded, Unavailable
 
@@ -432,6 +432,7 @@ class Database:
                 self._probe.release()
 
     def _run(self, sql: str, parameters: Parameters, deadline: float, writing: bool) -> list[Row]:
+        waiting.here.step_aside()
         with metrics.POOL_SECONDS.time():
             connection = self._borrow(deadline)
         metrics.DATABASE_BUSY.add()

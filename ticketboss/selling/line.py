@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ticketboss import metrics
+from ticketboss import metrics, waiting
 from ticketboss.rules import limits
 from ticketboss.rules.changes import Change
 from ticketboss.rules.errors import Contention, TicketBossError, Unavailable
@@ -116,6 +116,7 @@ class Request:
 
     def wait(self, seconds: float) -> bool:
         """Sleep until ring; tell whether it rang within `seconds`."""
+        waiting.here.step_aside()
         try:
             self._bell.get(timeout=max(seconds, 0))
         except queue.Empty:
@@ -229,6 +230,7 @@ class Line:
         if self._pause:
             time.sleep(random.uniform(0, self._pause))
         # Threads that are about to join the line run first: the fewer batches, the cheaper.
+        waiting.here.step_aside()
         os.sched_yield()
         batch = self._take()
         now = time.monotonic()

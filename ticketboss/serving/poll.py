@@ -1,7 +1,10 @@
-"""Let many threads wait for many sockets; what happens on one wakes one thread, once."""
+"""Wait for many sockets at once; what happens on one is told once."""
 
 import select
 from enum import Enum, auto
+
+# How many are told at a time.
+MOST = 16
 
 
 class Awaited(Enum):
@@ -31,10 +34,9 @@ if hasattr(select, "epoll"):
             except FileNotFoundError:  # a new one
                 self._poll.register(descriptor, self._EVENTS[awaited])
 
-        def wait(self, seconds: float | None = None) -> int | None:
-            """Return a descriptor that is ready; after a signal, or in time, perhaps none."""
-            ready = self._poll.poll(seconds, maxevents=1)
-            return ready[0][0] if ready else None
+        def wait(self) -> list[int]:
+            """Return some descriptors that are ready; after a signal, perhaps none."""
+            return [descriptor for descriptor, _ in self._poll.poll(maxevents=MOST)]
 
 else:
 
@@ -54,6 +56,5 @@ else:
             event = select.kevent(descriptor, self._FILTERS[awaited], flags)
             self._poll.control([event], 0)
 
-        def wait(self, seconds: float | None = None) -> int | None:
-            ready = self._poll.control(None, 1, seconds)
-            return ready[0].ident if ready else None
+        def wait(self) -> list[int]:
+            return [event.ident for event in self._poll.control(None, MOST)]

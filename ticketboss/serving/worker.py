@@ -1,10 +1,10 @@
 """gunicorn's worker: a door, and threads that take turns at the connections.
 
 The main thread keeps the door: it accepts, parts with who is late, and hears the
-signals. The others wait at one poll for whatever comes on any connection; each
-event wakes one of them, which does all that can be done at once and gives the
-connection back. No thread is engaged before a request is there as a whole, and
-none waits for a client.
+signals. Of the others one waits at a poll for whatever comes on any connection,
+does all that can be done at once and gives the connection back; before it waits
+for something else, another takes its place. No thread is engaged before a request
+is there as a whole, and none waits for a client.
 """
 
 import logging
@@ -16,15 +16,16 @@ import struct
 import sys
 import time
 from array import array
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
-from threading import Thread
+from threading import Lock, Thread
 
 from gunicorn import glogging
 from gunicorn.workers import base
 
-from ticketboss import metrics
+from ticketboss import metrics, waiting
 from ticketboss.metrics import PLACES
 from ticketboss.rules import limits
 from ticketboss.serving import exposure, startup, wire
@@ -139,21 +140,26 @@ class Worker(base.Worker):
         self._poll = Poll()
         self._connections: set[Connection] = set()
         # Those that wait in the poll, the longest first: who takes one out owns it.
-        self._waiting: dict[int | None, Connection] = {}
+        self._waiting: dict[int, Connection] = {}
+        # What the poll has told of, and nobody has come to so far.
+        self._ready: deque[int] = deque()
         self._room = min(self.cfg.worker_connections, _files() - OTHER_FILES)
         self._tell()
+        at_the_poll = Lock()
         for _ in range(self.cfg.threads):
-            Thread(target=self._serve, daemon=True).start()
+            Server(self, at_the_poll).start()
         self._keep_the_door()
         self._finish()
 
     # --- The threads ------------------------------------------------------------
 
-    def _serve(self) -> None:
-        while True:
-            connection = self._waiting.pop(self._poll.wait(), None)
-            if connection is not None:
-                self._attend(connection, connection.proceed)
+    def serve_next(self) -> None:
+        """Take the next connection on which something has come, and do what can be done at once."""
+        while not self._ready:
+            self._ready.extend(self._poll.wait())
+        connection = self._waiting.pop(self._ready.popleft(), None)
+        if connection is not None:
+            self._attend(connection, connection.proceed)
 
     def _attend(self, connection: Connection, step) -> None:
         """Let a connection, which is not in the poll, take a step; then it is again, or closed."""
@@ -262,6 +268,37 @@ class Worker(base.Worker):
             self.notify()
             time.sleep(STOPPING_ROUND)
             self._part_with_the_late()
+
+
+class Server(Thread):
+    """A thread of a worker. One at a time is at the poll, and serves until it has to wait.
+
+    Before it waits, for the database or in line, another takes its place. If all that
+    could went to work at once they would take the interpreter lock from each other at
+    every call of the system, and whoever is unlucky would go on last.
+    """
+
+    def __init__(self, worker: Worker, at_the_poll: Lock):
+        super().__init__(daemon=True)
+        self._worker = worker
+        self._at_the_poll = at_the_poll
+        self._is_there = False
+
+    def run(self) -> None:
+        waiting.here.step_aside = self._step_aside  # type: ignore[method-assign]
+        try:
+            while True:
+                if not self._is_there:
+                    self._at_the_poll.acquire()
+                    self._is_there = True
+                self._worker.serve_next()
+        finally:
+            self._step_aside()
+
+    def _step_aside(self) -> None:
+        if self._is_there:
+            self._is_there = False
+            self._at_the_poll.release()
 
 
 def _files() -> int:
