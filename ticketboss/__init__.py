@@ -25,6 +25,7 @@ from ticketboss.web import (
     screening,
 )
 from ticketboss.web.access import Access
+from ticketboss.web.application import Application
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -34,8 +35,7 @@ def create_app(config: Config | None = None) -> Flask:
     one line and status 1 if the service cannot start.
     """
     config, dsn = startup.prepare(config)
-    app = Flask(__name__, static_folder=None)
-    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app = Application(__name__, static_folder=None)
     # An address is right or wrong, never redirected; a slash at its end says nothing.
     app.url_map.merge_slashes = app.url_map.strict_slashes = False
     logs.configure(config.log_format)

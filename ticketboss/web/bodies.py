@@ -6,9 +6,11 @@ and fails on deep nesting with a 500.
 
 import json
 from decimal import Decimal
+from functools import lru_cache
 
 from flask import request
 from gunicorn.http.errors import ParseException
+from werkzeug.http import parse_options_header
 
 from ticketboss.rules import limits
 from ticketboss.rules.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
@@ -40,36 +42,45 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def _read(limit: int) -> bytes:
+def _read(environ: dict, length: int | None, limit: int) -> bytes:
     """Return the whole body, or raise: no part of one is taken for all of it.
 
-    werkzeug stops reading one byte past the limit in a chunked body, and gunicorn at
-    the end of the connection, without a word.
+    gunicorn stops reading at the end of the connection, without a word.
     """
+    if length is None and not environ.get("wsgi.input_terminated"):
+        return b""  # nobody says where it ends
     try:
-        body = request.get_data(cache=False)
+        body = environ["wsgi.input"].read(limit + 1 if length is None else min(length, limit + 1))
     except ParseException:  # a malformed chunk
         raise InvalidRequest("The body is not valid HTTP", fields={}) from None
-    if len(body) > limit:
+    if max(length or 0, len(body)) > limit:  # of what is too large not all may have come
         raise PayloadTooLarge.than(limit)
-    if request.content_length not in (None, len(body)):
+    if length not in (None, len(body)):
         raise InvalidRequest("The body is shorter than its Content-Length", fields={})
     return body
+
+
+@lru_cache(maxsize=64)
+def _is_json(content_type: str) -> bool:
+    mimetype, parameters = parse_options_header(content_type)
+    return (
+        mimetype.lower() == "application/json"
+        and parameters.get("charset", "utf-8").lower() == "utf-8"
+    )
 
 
 def read_object(limit: int = limits.BODY_BYTES) -> dict:
     """Return the JSON object in the body of the current request, of at most `limit` bytes.
 
-    Raises UnsupportedMediaType, InvalidRequest, or werkzeug's
-    RequestEntityTooLarge.
+    Raises UnsupportedMediaType, InvalidRequest or PayloadTooLarge.
     """
-    if request.mimetype != "application/json" or request.headers.get("Content-Encoding"):
+    asked = request._get_current_object()  # type: ignore[attr-defined]
+    environ = asked.environ
+    if not _is_json(environ.get("CONTENT_TYPE", "")) or environ.get("HTTP_CONTENT_ENCODING"):
         raise UnsupportedMediaType
-    if request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
-        raise UnsupportedMediaType
-    request.max_content_length = limit + 1
+    body = _read(environ, asked.content_length, limit)
     try:
-        value = _DECODER.decode(_read(limit).decode("utf-8"))
+        value = _DECODER.decode(body.decode("utf-8"))
     except (ValueError, ArithmeticError, RecursionError):
         # Bad UTF-8, bad JSON, an exponent of 19 digits, too deep.
         raise InvalidRequest("The body is not valid JSON in UTF-8", fields={}) from None

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from ticketboss import logs, metrics
 from ticketboss.config import Network
 from ticketboss.rules import limits
-from ticketboss.rules.errors import PayloadTooLarge, TicketBossError
+from ticketboss.rules.errors import TicketBossError
 from ticketboss.rules.ids import random_bytes
 from ticketboss.rules.keys import masked
 from ticketboss.web import clients, schemas
@@ -36,18 +36,11 @@ LOGGER = "ticketboss.requests"
 log = logging.getLogger(LOGGER)
 
 
-class Answer(Response):
-    """A response that claims no media type unless it has one: a 204 has none."""
-
-    default_mimetype = None
-
-
 def register(app: Flask, proxies: tuple[Network, ...] = ()) -> None:
     """Give every request of the application an id, a log line and JSON errors.
 
     `proxies` are those whose word for whom they were called by is taken.
     """
-    app.response_class = Answer
     app.before_request(_begin)
     app.after_request(partial(_end, proxies))
     app.register_error_handler(TicketBossError, _refuse)
@@ -65,10 +58,11 @@ def _begin() -> None:
 def _end(proxies: tuple[Network, ...], response: Response) -> Response:
     asked, known = request._get_current_object(), g._get_current_object()  # type: ignore[attr-defined]
     headers = response.headers
-    headers["X-Request-Id"] = known.request_id
-    headers["X-Content-Type-Options"] = "nosniff"
-    # What has an entity tag may be kept by its client alone, and asked for again each time.
-    headers.setdefault("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
+    headers.add("X-Request-Id", known.request_id)
+    headers.add("X-Content-Type-Options", "nosniff")
+    if "Cache-Control" not in headers:
+        # What has an entity tag may be kept by its client alone, and asked for again each time.
+        headers.add("Cache-Control", "private, no-cache" if "ETag" in headers else "no-store")
     seconds = time.perf_counter() - known.started
     code = known.get("error_code")
     _count(asked, response.status_code, seconds, code)
@@ -118,8 +112,6 @@ def _refuse(fact: TicketBossError) -> Response:
 
 
 def _refuse_http(error: HTTPException) -> BaseResponse:
-    if error.code == 413:
-        return _refuse(PayloadTooLarge.than((request.max_content_length or 1) - 1))
     # The exception's own response keeps headers such as Allow.
     response = error.get_response()
     if error.code is not None and error.code >= 400:
