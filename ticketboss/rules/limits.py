@@ -59,11 +59,6 @@ POOL_REST = 5.0
 ACCEPT_COURTESY = 0.002
 ACCEPT_AHEAD = 2
 
-# By how much a worker gives way to a database on the same machine: about three
-# to one (sched(7)). Without it a saturated machine let PostgreSQL wait for its
-# turn for up to half a second, with the event's row locked.
-NICENESS = 5
-
 # /health trusts a success of the database that is at most this old.
 HEALTH_FRESHNESS = 1.0
 

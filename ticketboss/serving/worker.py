@@ -18,7 +18,6 @@ import time
 from array import array
 from collections import deque
 from contextlib import suppress
-from pathlib import Path
 from socket import IPPROTO_TCP, TCP_NOTSENT_LOWAT
 from threading import Lock, Thread
 
@@ -128,12 +127,6 @@ class Worker(base.Worker):
             # rather than interrupts it in order to wait for it.
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        # Where the database is on this machine it goes first: all wait for its locks.
-        os.nice(limits.NICENESS)
-        # Linux may weigh sessions rather than processes; so this becomes one.
-        os.setsid()
-        with suppress(OSError):
-            Path("/proc/self/autogroup").write_text(str(limits.NICENESS))
 
     def run(self) -> None:
         self._house = House(self.wsgi, wire.settings_of(self.cfg))
