@@ -13,19 +13,18 @@ RETURNS TABLE (
 LANGUAGE plpgsql STABLE
 SET enable_seqscan = off
 AS $$
-#variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT event_id, name, total_seats, available_seats, reservation_count, version,
-           sales_open_at, sales_close_at, max_seats_per_partner, max_held_seats_per_partner,
-           allotted_seats, created_at, now() AS read_at,
+    SELECT e.event_id, e.name, e.total_seats, e.available_seats, e.reservation_count, e.version,
+           e.sales_open_at, e.sales_close_at, e.max_seats_per_partner,
+           e.max_held_seats_per_partner, e.allotted_seats, e.created_at, now() AS read_at,
            EXISTS (
                SELECT FROM reservations
                WHERE reservations.event_id = p_event_id
                  AND status = 'held'
                  AND expires_at <= now()
            ) AS unsettled
-    FROM events
-    WHERE event_id = p_event_id;
+    FROM events AS e
+    WHERE e.event_id = p_event_id;
 END
 $$;
