@@ -5,6 +5,9 @@ from uuid import uuid4
 import pytest
 from test_idempotency import eventually, standby  # noqa: F401 (a fixture)
 
+from ticketboss.rules.changes import Reserve
+from ticketboss.rules.plan import Plan
+
 RESERVATIONS = "/api/v1/reservations"
 
 
@@ -88,3 +91,127 @@ def test_a_refusal_writes_nothing_where_no_standby_is_waited_for(client, sql):
         "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)::integer", [before[0]]
     )
     assert written < 20 * 100
+
+
+# --- A message to one server, the next to another ---------------------------------------
+
+
+@pytest.fixture
+def replaced(standby, monkeypatch):  # noqa: F811
+    """Give a client, and a way to let the first reading of a kind come from an old primary.
+
+    It reads what the reading returned when the way was taken: what has been told of
+    since is not in it. All that follows comes from the server that can commit.
+    """
+    # A standby is waited for, by name, and is always quick enough.
+    standby.sql("ALTER SYSTEM SET synchronous_commit = 'local'")
+    standby.sql("ALTER SYSTEM SET synchronous_standby_names = 'quick'")
+    standby.sql("SELECT pg_reload_conf()")
+    eventually(lambda: standby.sql("SHOW synchronous_standby_names") == [("quick",)])
+    store = standby.application.extensions["ticketboss"]["store"]
+
+    def old_primary(name, *arguments):
+        current = getattr(store, name)
+        old = [current(*arguments)]
+
+        def read(*arguments, **more):
+            return old.pop() if old else current(*arguments, **more)
+
+        def comes_back():
+            monkeypatch.setattr(store, name, read)
+            return old
+
+        return comes_back
+
+    return standby.application.test_client(), old_primary
+
+
+def sold_out(client) -> dict:
+    """Sell what is left of the event; return the last reservation."""
+    made = {}
+    while client.get(RESERVATIONS).json["availableSeats"]:
+        made = client.post(RESERVATIONS, json={"partnerId": "abc-corp", "seats": 10}).json
+    return made
+
+
+EVENT = "node-meetup-2025"
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_sold_out_is_not_said_on_what_an_old_primary_shows(replaced, monkeypatch, batch):
+    monkeypatch.setattr(Reserve, "may_suppose", False)
+    client, old_primary = replaced
+    last = sold_out(client)
+    wanted = {"partnerId": "xyz-inc", "seats": 1}
+    assert client.post(RESERVATIONS, json=wanted).json["code"] == "sold_out"
+    comes_back = old_primary("read_events", [EVENT])
+    assert client.delete(f"{RESERVATIONS}/{last['reservationId']}").status_code == 204
+    left = comes_back()
+    if batch:
+        operations = [{"op": "reserve", **wanted}]
+        answer = client.post("/api/v1/batch", json={"atomic": True, "operations": operations})
+        assert [item["status"] for item in answer.json["items"]] == [201], answer.json
+    else:
+        assert client.post(RESERVATIONS, json=wanted).status_code == 201
+    assert left == [], "the old state was never read"
+
+
+def test_no_event_is_denied_on_what_an_old_primary_shows(replaced):
+    client, old_primary = replaced
+    admin = {"Authorization": "Bearer " + "k" * 16}
+    comes_back = old_primary("read_events", ["new"])
+    new = {"eventId": "new", "name": "New", "totalSeats": 5}
+    assert client.post("/api/v1/events", json=new, headers=admin).status_code == 201
+    left = comes_back()
+    wanted = {"partnerId": "xyz-inc", "seats": 1}
+    operations = [{"op": "reserve", "eventId": "new", **wanted}]
+    answer = client.post("/api/v1/batch", json={"atomic": True, "operations": operations})
+    assert [item["status"] for item in answer.json["items"]] == [201]
+    assert left == []
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_no_reservation_is_denied_on_what_an_old_primary_shows(replaced, batch):
+    client, old_primary = replaced
+    made = client.post(RESERVATIONS, json={"partnerId": "abc-corp", "seats": 2}).json
+    left = [old_primary("read_reservations", [(uuid4(), None)])()]
+    if batch:
+        operations = [{"op": "cancel", "reservationId": made["reservationId"]}]
+        answer = client.post("/api/v1/batch", json={"operations": operations})
+        assert [item["status"] for item in answer.json["items"]] == [204], answer.json
+    else:
+        left.append(old_primary("read_reservation", uuid4(), None)())
+        assert client.delete(f"{RESERVATIONS}/{made['reservationId']}").status_code == 204
+    assert not any(left)
+
+
+def test_a_cursor_is_not_ahead_of_what_an_old_primary_shows(replaced):
+    client, old_primary = replaced
+    before = client.get(RESERVATIONS).json["version"]
+    comes_back = old_primary("list_changes", EVENT, None, before, 10)
+    for _ in range(2):
+        client.post(RESERVATIONS, json={"partnerId": "abc-corp", "seats": 1})
+    left = comes_back()
+    answer = client.get(f"/api/v1/events/{EVENT}/changes?after={before + 1}")
+    assert (answer.status_code, len(answer.json["items"])) == (200, 1)
+    assert left == []
+
+
+def test_what_proves_a_reading_is_in_one_message_with_it(replaced, statements):
+    client, _ = replaced
+    store = client.application.extensions["ticketboss"]["store"]
+    sold_out(client)
+    client.post(RESERVATIONS, json={"partnerId": "xyz-inc", "seats": 1})
+    other = f"{RESERVATIONS}/{uuid4()}"
+    operations = [{"op": "cancel", "reservationId": str(uuid4())}]
+    for call, reads in (
+        (lambda: client.post(RESERVATIONS, json={"partnerId": "xyz", "seats": 1}), "events"),
+        (lambda: client.delete(other), "reservations"),
+        (lambda: client.post("/api/v1/batch", json={"operations": operations}), "reservations"),
+        (lambda: client.get(f"/api/v1/events/{EVENT}/changes?after=999"), "ledger"),
+        (lambda: store.find_batch(Plan.supposing(EVENT), uuid4()), "ledger"),
+    ):
+        statements.clear()
+        call()
+        (proof,) = [sql for sql in statements if "pg_logical_emit_message" in sql]
+        assert reads in proof.partition(";")[2]

@@ -318,13 +318,16 @@ class Database:
         """
         return self._patiently(LIMITS + sql, parameters, ConnectionLost)
 
-    def read_durably(self, sql: str, parameters: Parameters = None) -> list[Row]:
-        """Read as above, with a statement that writes if it returns a row: it locks some, say.
+    def read_durably(
+        self, sql: str, parameters: Parameters = None, wrote: Callable[[list[Row]], bool] = bool
+    ) -> list[Row]:
+        """Read as above, as a transaction that writes: it locks some rows, say.
 
-        Then what could be seen when it was called is durable when this returns.
+        Then what it has read is durable when this returns, and its server can commit.
+        `wrote` says of the rows whether anything was written.
         """
         rows = self._patiently(LIMITS + sql, parameters, ConnectionLost, writing=True)
-        if rows:
+        if wrote(rows):
             self._note_success(writing=True)
         return rows
 

@@ -139,10 +139,11 @@ class Store:
 
     # `scope` is the partner whose things are there to be seen; None: everybody's.
 
-    def read_reservation(self, reservation_id: UUID, scope: str | None) -> Reservation | None:
-        rows = self.database.read(
-            statement("read_reservation"), {"reservation_id": reservation_id, "scope": scope}
-        )
+    def read_reservation(
+        self, reservation_id: UUID, scope: str | None, durably: bool = False
+    ) -> Reservation | None:
+        parameters = {"reservation_id": reservation_id, "scope": scope}
+        rows = self._read("read_reservation", parameters, durably)
         return Reservation(**rows[0]._asdict()) if rows else None
 
     def list_reservations(
@@ -183,19 +184,20 @@ class Store:
         return _page(rows, "reservation_id", Reservation)
 
     def list_changes(
-        self, event_id: str, scope: str | None, after: int, limit: int
+        self, event_id: str, scope: str | None, after: int, limit: int, durably: bool = False
     ) -> Page[LedgerEntry] | None:
         """Return ledger entries, without the names and ids of others; None: no such event."""
-        rows = self.database.read(
-            statement("list_changes"),
-            {"event_id": event_id, "scope": scope, "after": after, "limit": limit},
-        )
+        parameters = {"event_id": event_id, "scope": scope, "after": after, "limit": limit}
+        rows = self._read("list_changes", parameters, durably)
         return _page(rows, "version", _entry)
 
     # --- For the write path ---------------------------------------------------
 
     def read_reservations(
-        self, ids: Iterable[tuple[UUID, str | None]], keys: Iterable[Key]
+        self,
+        ids: Iterable[tuple[UUID, str | None]],
+        keys: Iterable[Key] = (),
+        durably: bool = False,
     ) -> tuple[list[Reservation], datetime | None]:
         """Return reservations by ids, each within a scope, and by the keys they were made with.
 
@@ -204,10 +206,8 @@ class Store:
         rows: list[Row] = []
         if asked := list(ids):
             reservation_ids, scopes = map(list, zip(*asked, strict=True))
-            rows += self.database.read(
-                statement("read_reservations"),
-                {"reservation_ids": reservation_ids, "scopes": scopes},
-            )
+            parameters = {"reservation_ids": reservation_ids, "scopes": scopes}
+            rows += self._read("read_reservations", parameters, durably)
         if brought := list(keys):
             partner_ids, idempotency_keys = map(list, zip(*brought, strict=True))
             rows += self.database.read(
@@ -291,18 +291,37 @@ class Store:
 
     def find_batch(self, plan: Plan, batch_id: UUID) -> Written | None:
         """Tell whether a plan was written as a batch, durably; None if it was not."""
-        rows = self.database.read(
-            statement("find_batch"),
-            {"event_id": plan.seen.event_id, "batch_id": batch_id, **_known_by(plan)},
-        )
-        if not rows:
-            return None
-        self.make_durable()
-        return Written(rows[0].at, rows[0].seen_version)
+        parameters = {"event_id": plan.seen.event_id, "batch_id": batch_id, **_known_by(plan)}
+        rows = self._read("find_batch", parameters, durably=True)
+        return Written(rows[0].at, rows[0].seen_version) if rows else None
 
-    def make_durable(self) -> None:
-        """Return when everything that could be seen when it was called is durable."""
-        self.database.read_durably(statement("wait_for_standby"))
+    # --- Durability -----------------------------------------------------------
+
+    # What is seen may be on no standby yet; or the server is a primary that has been
+    # replaced, and does not know it. Neither can commit, and the next message may be
+    # another server's: so what proves a reading is in one message with it.
+
+    def _read(self, name: str, parameters: dict[str, Any], durably: bool) -> list[Row]:
+        """Run a statement that reads; `durably`: what it has read is durable, and still so."""
+        if not durably:
+            return self.database.read(statement(name), parameters)
+        message = f"{statement('wait_for_standby')}\n{statement(name)}"
+        return self.database.read_durably(message, parameters, wrote=lambda rows: False)
+
+    def moved(self, seen: dict[str | UUID, int | None]) -> set[str | UUID]:
+        """Return which events and reservations are durably at another version than was seen.
+
+        By their ids; None stands for one that was not there.
+        """
+        rows = self.database.read_durably(
+            f"{statement('wait_for_standby')}\n{statement('confirm_versions')}",
+            {
+                "event_ids": [id for id in seen if isinstance(id, str)],
+                "reservation_ids": [id for id in seen if isinstance(id, UUID)],
+            },
+        )
+        found = {row.reservation_id or row.event_id: row.version for row in rows}
+        return {id for id, version in found.items() if version != seen[id]}
 
 
 def _part(plan: Plan) -> dict[str, Any]:

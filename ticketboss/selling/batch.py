@@ -288,11 +288,12 @@ class Batches:
         overdue = read.overdue
         came = Came.THROUGH
         decided: list[Decided] = []
+        absent: list[Part] = []
         unsettled: list[tuple[Part, Event]] = []
         for part in parts:
             event = read.events.get(part.event_id)
             if event is None and part.event_id in unsure:
-                _fail(part.turns, EventNotFound())
+                absent.append(part)
             elif part.event_id in overdue or (event and event.unsettled):
                 self._doubt(part)
                 if event:
@@ -301,7 +302,7 @@ class Batches:
                 came = Came.LATER
             elif not self._recover(part) and (made := self._decide(part, read.plan(part.event_id))):
                 decided.append(made)
-        came = max(came, self._conclude(decided))
+        came = max(came, self._conclude(decided, absent))
         for part, event in unsettled:
             came = max(came, self._settle(part, event))
         return came
@@ -377,16 +378,22 @@ class Batches:
             return None
         return decided
 
-    def _conclude(self, decided: list[Decided]) -> Came:
-        """Answer what is decided: at once where nothing changes, else when it is written."""
-        if any(made.unproved for made in decided):
-            # Once for all: what is durable is so in the order of commits.
-            self._store.make_durable()
+    def _conclude(self, decided: list[Decided], absent: list[Part]) -> Came:
+        """Answer what is decided: at once where nothing changes, else when it is written.
+
+        The events of `absent` were not there.
+        """
         came = Came.THROUGH
+        moved = self._moved([made for made in decided if made.unproved], absent)
+        for part in absent:
+            if part.event_id in moved:
+                came = Came.LATER
+            else:
+                _fail(part.turns, EventNotFound())
         writing: list[Decided] = []
         keys: set[tuple[str, str]] = set()
         for made in decided:
-            if made.uncertain:
+            if made.uncertain or (made.unproved and made.part.event_id in moved):
                 came = Came.LATER
             elif not made.plan.entries:
                 self._answer(made)
@@ -415,6 +422,26 @@ class Batches:
         if unstuck:
             self._serve(unstuck)
         return came
+
+    def _moved(self, unproved: list[Decided], absent: list[Part]) -> set[str]:
+        """Return the events, of parts that no write of their own proves, that are not as read.
+
+        What is refused is proved by a version, too: where a standby is waited for, it was
+        read again by a transaction that could commit.
+        """
+        if not (unproved or absent):
+            return set()
+        seen: dict[str | UUID, int | None] = {part.event_id: None for part in absent}
+        for made in unproved:
+            seen.update(made.plan.read_versions.items())
+            if not made.plan.supposed:
+                seen[made.part.event_id] = made.plan.seen.version
+        moved = self._store.moved(seen)
+        return {part.event_id for part in absent if part.event_id in moved} | {
+            made.part.event_id
+            for made in unproved
+            if not moved.isdisjoint((made.part.event_id, *made.plan.read_versions))
+        }
 
     def _write(self, decided: list[Decided], atomic: bool = False) -> dict[str, Written | Locked]:
         """Write parts as one transaction; what each becomes is what Store.write tells."""
@@ -458,11 +485,12 @@ class Batches:
             refused or any(each.uncertain for each in decided)
         ):
             return Came.LATER  # what was sent may land yet
+        absent = [part for part in parts if part.event_id not in plans]
+        if self._moved(decided if refused else [d for d in decided if d.unproved], absent):
+            return Came.LATER
         if refused:
             self._refuse_all(decisions, parts, read)
             return Came.THROUGH
-        if any(each.unproved for each in decided):
-            self._store.make_durable()
         writing = [each for each in decided if each.plan.entries]
         outcomes = self._write(writing, atomic=True) if writing else {}
         for outcome in outcomes.values():
@@ -510,7 +538,6 @@ class Batches:
                 # By an operation of this batch, which is not made.
                 fact.date(NOW, event.read_at)
             answers.append(decision)
-        self._store.make_durable()
         for decision in answers:
             decision.turn.answer(decision.outcome, decision.fact)
 

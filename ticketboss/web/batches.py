@@ -111,9 +111,10 @@ def _found(wanted: list[Wanted]) -> list[Wanted]:
     """Add the events of reservations, which are all looked up at once."""
     scope = g.identity.partner_id
     asked = [(each.change.reads, scope) for each in wanted if each.change.reads]
-    events = {r.reservation_id: r.event_id for r in store.read_reservations(asked, ())[0]}
-    if any(reservation_id not in events for reservation_id, _ in asked):
-        store.make_durable()  # as the single call does
+    events = {r.reservation_id: r.event_id for r in store.read_reservations(asked)[0]}
+    if missing := [each for each in asked if each[0] not in events]:
+        found = store.read_reservations(missing, durably=True)[0]  # as the single call does
+        events |= {r.reservation_id: r.event_id for r in found}
     return [
         each
         if not each.change.reads

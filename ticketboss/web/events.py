@@ -129,14 +129,12 @@ def changes(event_id: str):
     """List an event's changes after a version, in the order of their commits."""
     known(event_id)
     query = CHANGES.read(lists.query())
-    page = reads.page(
-        event_id,
-        lambda _: store.list_changes(
-            event_id, g.identity.partner_id, query["after"], query["limit"]
-        ),
-    )
+    asked = event_id, g.identity.partner_id, query["after"], query["limit"]
+    page = reads.page(event_id, lambda _: store.list_changes(*asked))
     if query["after"] > page.event_version:
-        store.make_durable()  # a primary that has been replaced stays behind
+        # A primary that has been replaced stays behind.
+        page = reads.page(event_id, lambda _: store.list_changes(*asked, durably=True))
+    if query["after"] > page.event_version:
         raise CursorAhead(version=page.event_version)
     last = page.items[-1].version if page.items else query["after"]
     # The ledger only grows, so the last version on a page tells the page.

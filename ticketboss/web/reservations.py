@@ -113,12 +113,7 @@ def _submit(reservation_id: str, change: Callable, *arguments) -> Outcome:
         outcome = write_path.submit(g.event_id, asked)
     if outcome is None:
         g.event_id = None
-        try:
-            event_id = _find(known).event_id
-        except ReservationNotFound:
-            # A primary that has been replaced has none of those that were made since.
-            store.make_durable()
-            raise
+        event_id = _find(known, _look_up).event_id
         ids.remember(event_id)
         outcome = write_path.submit(event_id, asked)
     g.partner_id = outcome.reservation.partner_id
@@ -139,6 +134,12 @@ def _find(reservation_id: UUID, read: Callable | None = None) -> Reservation:
         raise ReservationNotFound
     g.event_id, g.partner_id = reservation.event_id, reservation.partner_id
     return reservation
+
+
+def _look_up(reservation_id: UUID, scope: str | None) -> Reservation | None:
+    """Return a reservation; that there is none is told on what is durable."""
+    found = store.read_reservation(reservation_id, scope)
+    return found or store.read_reservation(reservation_id, scope, durably=True)
 
 
 def idempotency_key(key: str | None) -> str | None:
