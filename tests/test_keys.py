@@ -146,7 +146,7 @@ def test_keys_are_listed_in_pages_in_the_order_of_their_making(call, create_key)
         ("Bearer " + "x" * 4096, "This is not a key of this service"),
         ("Bearer " + ADMIN_KEY[:-1], "This is not a key of this service"),
         ("Bearer tb_000000000000_" + "0" * 33, "This is not a key of this service"),
-        ("Bearer " + new()[1], "This key is not good, or not any more"),
+        pytest.param("Bearer " + new()[1], "This key is not good, or not any more", id="unknown"),
     ],
 )
 def test_whatever_is_no_live_key_is_401(call, create_key, authorization, sentence):

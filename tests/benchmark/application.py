@@ -1,5 +1,6 @@
 """The service and, beside it, what the benchmark needs: a no-op, and counts of attempts."""
 
+import contextlib
 import os
 import threading
 import time
@@ -7,7 +8,7 @@ from collections import Counter
 
 from flask import Flask, g, jsonify
 
-from ticketboss import create_app
+from ticketboss import create_app, metrics
 from ticketboss.data.database import Conflict
 from ticketboss.data.store import Written
 from ticketboss.web import reservations
@@ -19,7 +20,12 @@ PROBE_INTERVAL = 0.02
 
 
 def application() -> Flask:
-    """Return the application with `POST /noop`, the measure of what Python and HTTP cost."""
+    """Return the application with `POST /noop`, the measure of what Python and HTTP cost.
+
+    With BENCHMARK_METRICS=off it counts no metric.
+    """
+    if os.environ.get("BENCHMARK_METRICS") == "off":
+        _without_metrics()
     app = create_app()
     counts = Counter()
     _count(app.extensions["ticketboss"]["store"], counts)
@@ -38,6 +44,14 @@ def application() -> Flask:
         return jsonify(pid=os.getpid(), **counts)
 
     return app
+
+
+def _without_metrics() -> None:
+    def nothing(self, *values, **more) -> None:
+        pass
+
+    metrics.Counter.add = metrics.Gauge.set = metrics.Histogram.observe = nothing
+    metrics.Histogram.time = lambda self: contextlib.nullcontext()
 
 
 def _probe(counts: Counter) -> None:

@@ -197,7 +197,9 @@ class Service(serving.Server):
     With a folder for data it starts a PostgreSQL of its own there, as `make run` does.
     """
 
-    def __init__(self, ground: Ground, checkout: Checkout = THIS, data: Path | None = None):
+    def __init__(
+        self, ground: Ground, checkout: Checkout = THIS, data: Path | None = None, **settings: str
+    ):
         config = ground.config
         super().__init__(
             None if data else ground.dsn,
@@ -210,6 +212,7 @@ class Service(serving.Server):
             WORKERS=str(config.workers),
             THREADS=str(config.threads),
             POOL_SIZE=str(config.pool_size),
+            **settings,
         )
         self.ground = ground
         self.name = checkout.name
@@ -243,11 +246,16 @@ class Service(serving.Server):
             raise CannotMeasure(f"the service did not start: {lines[-1]}") from None
         return self
 
-    def create(self, *names: str) -> None:
+    def create(self, *names: str, **more) -> None:
         """Create events that belong to this run."""
         with contextlib.closing(self.client()) as client:
             for name in names:
-                event = {"eventId": self.ground.event(name), "name": name, "totalSeats": SEATS}
+                event = {
+                    "eventId": self.ground.event(name),
+                    "name": name,
+                    "totalSeats": SEATS,
+                    **more,
+                }
                 answer = client.post("/api/v1/events", event, **serving.ADMIN)
                 if answer.status != 201:
                     raise CannotMeasure(f"the service created no event: {answer.body.decode()}")

@@ -1,6 +1,7 @@
 -- The load of one measurement, for wrk with one thread.
 --
 --   wrk -t1 -s load.lua URL -- kind=reserve event=ID token=TEXT [events=N] [pause=MS] [ids=FILE]
+--       [size=N] [atomic=true]
 --
 -- Answers are counted by status, and printed as one line of JSON at the end.
 -- Requests are written out before the load begins, as far as they can be: what
@@ -82,6 +83,25 @@ function kinds.spread(given)
   end
 end
 
+-- Batches of reservations, of one event or of events ID-1 to ID-N by turns.
+function kinds.batch(given)
+  local place = 0
+  local function operation(number)
+    local event = given.event
+    if given.events then
+      place = place % given.events + 1
+      event = event .. "-" .. place
+    end
+    return string.format('{"op":"reserve","eventId":"%s",%s', event, body(number):sub(2))
+  end
+  return ring(function(number)
+    local operations = {}
+    for item = 1, given.size do operations[item] = operation(number + item) end
+    return post("/api/v1/batch", string.format('{"atomic":%s,"operations":[%s]}',
+      given.atomic or "false", table.concat(operations, ",")))
+  end)
+end
+
 function kinds.idempotent(given)
   local path = "/api/v1/events/" .. given.event .. "/reservations"
   local count = 0
@@ -146,6 +166,7 @@ function init(args)
   end
   statuses = {}
   collects = given.kind == "mixed" or given.kind == "hold"
+  counts_items = given.kind == "batch"
   next_request = kinds[given.kind](given)
   if given.pause then
     local pause = tonumber(given.pause)
@@ -157,8 +178,19 @@ function request()
   return next_request()
 end
 
-function response(status, headers)
-  statuses[status] = (statuses[status] or 0) + 1
+local function count(status, by)
+  statuses[status] = (statuses[status] or 0) + by
+end
+
+function response(status, headers, content)
+  if counts_items and status == 200 then
+    local _, made = content:gsub('"status":201', "")
+    local _, all = content:gsub('"status":', "")
+    count(201, made)
+    if all > made then count(0, all - made) end
+    return
+  end
+  count(status, 1)
   if collects and status == 201 then push(headers["Location"]:sub(-#MARK)) end
 end
 

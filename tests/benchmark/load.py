@@ -32,6 +32,7 @@ EXPECTED = {
     "cancel": (204,),
     "mixed": (201, 204),
     "hold": (200, 201),
+    "batch": (201,),  # of its items; 0 stands for all other items
 }
 
 

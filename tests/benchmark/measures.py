@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
-from tests.benchmark.ground import Ground, Service
+from tests.benchmark.ground import SEATS, Ground, Service
 from tests.benchmark.load import FORMS, CannotMeasure, Pgbench, Slice, Wrk, busy_loops
 from ticketboss.data.database import Conflict, Database
 from ticketboss.data.store import Store
@@ -502,6 +502,82 @@ def slow(run: Run) -> None:
     run.add(names[1], pairs, 1.0)
 
 
+def caps(run: Run) -> None:
+    """Reserve on an event with caps, and beside one"""
+    run.service.create("plain")
+    run.service.create("limited", maxSeatsPerPartner=SEATS, maxHeldSeatsPerPartner=SEATS)
+    pairs = run.compare(
+        TURNS, lambda: run.slice("reserve", "limited"), lambda: run.slice("reserve")
+    )
+    run.add("Reserve on an event with caps / without", pairs, 0.6)
+
+    def beside(event: str) -> Slice:
+        options = {**run.options(run.service, event), **SALE}
+        with run.wrk.behind(run.service.port, "reserve", **options) as sale:
+            done = run.slice("reserve")
+        run.count(sale[0], run.service)
+        return done
+
+    pairs = run.compare(TURNS + 2, lambda: beside("limited"), lambda: beside("plain"))
+    run.add("Reserve beside one with caps / beside one without", pairs, 0.98)
+
+
+def counting(run: Run) -> None:
+    """Reserve with metrics / without"""
+    with Service(run.ground, BENCHMARK_METRICS="off") as without:
+        run.slice("reserve", service=without, seconds=1)
+        pairs = run.compare(
+            2 * TURNS, lambda: run.slice("reserve"), lambda: run.slice("reserve", service=without)
+        )
+    run.add("Reserve with metrics / without", pairs, 0.98)
+
+
+def batches(run: Run) -> None:
+    """Reserve in batches / one by one"""
+    run.service.create("batch", *numbered("batch"))
+
+    def together(size: int, **more) -> Slice:
+        return run.slice("batch", "batch", size=size, **more)
+
+    def single() -> Slice:
+        return run.slice("reserve")
+
+    for size, target in ((16, 3.0), (64, 4.0)):
+        pairs = run.compare(TURNS, lambda size=size: together(size), single)
+        run.add(f"Reserve in batches of {size} / one by one", pairs, target)
+    pairs = run.compare(
+        TURNS,
+        lambda: together(16, events=EVENTS),
+        lambda: run.slice("spread", "batch", events=EVENTS),
+    )
+    run.add(f"Batches of 16 over {EVENTS} events / one by one", pairs, 3.0)
+
+    def beside() -> Slice:
+        options = {**run.options(run.service, "hot"), "size": 64}
+        with run.wrk.behind(run.service.port, "batch", connections=1, **options) as others:
+            done = run.slice("reserve")
+        run.count(others[0], run.service)
+        return done
+
+    run.add("Reserve beside batches of 64 / alone", run.compare(TURNS, beside, single), 0.5)
+    slowest = []
+    for _ in range(TURNS):
+        options = run.options(run.service, "hot")
+        with run.wrk.behind(run.service.port, "reserve", connections=USUAL, **options) as sale:
+            slowest.append(run.slice("batch", connections=1, size=16, atomic="true").p99)
+        run.count(sale[0], run.service)
+    run.rows.append(
+        Row(
+            f"Atomic batch beside {USUAL} clients, p99 in ms",
+            statistics.median(slowest),
+            1000,
+            f"at most {max(slowest):.0f} ms",
+            at_most=True,
+            values=slowest,
+        )
+    )
+
+
 def soak(run: Run) -> None:
     """Ten minutes of every kind of request, by turns"""
     run.service.create(*numbered("soak"))
@@ -549,4 +625,11 @@ MEASURES: dict[str, Callable[[Run], None]] = {
     "memory": memory,
 }
 # Those that run only where `--only` names them.
-NAMED: dict[str, Callable[[Run], None]] = {"busy": busy, "slow": slow, "soak": soak}
+NAMED: dict[str, Callable[[Run], None]] = {
+    "batches": batches,
+    "caps": caps,
+    "metrics": counting,
+    "busy": busy,
+    "slow": slow,
+    "soak": soak,
+}
