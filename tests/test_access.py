@@ -309,6 +309,12 @@ def test_the_same_idempotency_key_is_another_one_for_another_partner(world, call
     assert len(ids) == 2
 
 
+def test_health_is_open_to_all_whatever_it_is_asked(call):
+    assert call("GET", "/api/v1/health").status_code == 200
+    refused = call("POST", "/api/v1/health")
+    assert (refused.status_code, refused.json["code"]) == (405, "method_not_allowed")
+
+
 def test_what_depends_on_the_key_says_so(world, call, client):
     for key in (world.ours, ADMIN_KEY, None):
         assert call("GET", "/api/v1/reservations", key).headers["Vary"] == "Authorization"
@@ -342,6 +348,9 @@ def test_a_partner_sees_what_is_allotted_to_it_and_no_other_whom(call, create_ke
     assert [each.get("yourAllottedSeats", "left out") for each in shown.values()] == [
         *(3, "left out", "left out"),
     ]
+    assert {
+        key: call("GET", "/api/v1/events", key).json["items"] for key in (ours, theirs, ADMIN_KEY)
+    } == {key: [each] for key, each in shown.items()}
     assert call("GET", f"{place}/allotments", theirs).json["items"] == []
     (mine,) = call("GET", f"{place}/allotments", ours).json["items"]
     assert (mine["seats"], mine["drawnSeats"]) == (5, 2)

@@ -24,7 +24,7 @@ from ticketboss.web import clients
 from ticketboss.web.current import access, config
 
 PREFIX = "/api/v1/"
-OPEN_TO_ALL = {"health.health"}
+OPEN_TO_ALL = {"/api/v1/health"}
 
 NOT_A_KEY = "This is not a key of this service"
 NOT_LIVE = "This key is not good, or not any more"
@@ -157,7 +157,7 @@ def _believe() -> None:
 
 
 def _needs_key() -> bool:
-    return request.path.startswith(PREFIX) and request.endpoint not in OPEN_TO_ALL
+    return request.path.startswith(PREFIX) and request.path not in OPEN_TO_ALL
 
 
 def _vary(response: Response) -> Response:

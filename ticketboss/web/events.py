@@ -42,9 +42,7 @@ def show_default():
 def show(event_id: str):
     """Show the event's summary, to a partner with what it has allotted."""
     event = reads.event(known(event_id))
-    partner_id = g.identity.partner_id
-    if partner_id is not None and event.allotted_seats:
-        event, event.your_allotted_seats = reads.allotted(event, partner_id)
+    (event,) = reads.with_allotted([event], g.identity.partner_id)
     return _summary(event)
 
 
@@ -76,7 +74,7 @@ def edit(event_id: str):
 
 @blueprint.get("/events")
 def index():
-    """List the events by their ids."""
+    """List the events by their ids, to a partner with what it has allotted."""
     query = LIST.read(lists.query())
     after = ""
     if query["after"] is not None:
@@ -85,6 +83,7 @@ def index():
             raise lists.not_a_cursor()
     listed = store.list_events(after, query["limit"] + 1)
     page = reads.settle_all(listed[: query["limit"]])
+    page = reads.with_allotted(page, g.identity.partner_id)
     more = len(listed) > len(page)
     body = {
         "items": [EVENT.dump(event) for event in page],

@@ -32,14 +32,22 @@ def event(event_id: str) -> Event:
     return settle(found)
 
 
-def allotted(found: Event, partner_id: str) -> tuple[Event, int | None]:
-    """Return an event, and what its partner has left of an allotment at that version."""
+def with_allotted(found: list[Event], partner_id: str | None) -> list[Event]:
+    """Return events, each with what a partner has left of an allotment at its version."""
+    if partner_id is None:
+        return found
     for _ in range(TRIES):
-        mine = store.read_allotments([(found.event_id, partner_id)])[0]
-        if not mine or mine[0].version <= found.version:
-            return found, mine[0].seats if mine else None
-        found = event(found.event_id)  # it has been drawn from meanwhile
-    return found, None
+        asked = [(each.event_id, partner_id) for each in found if each.allotted_seats]
+        if not asked:
+            break
+        mine = {each.event_id: each for each in store.read_allotments(asked)[0]}
+        if all(e.event_id not in mine or mine[e.event_id].version <= e.version for e in found):
+            for each in found:
+                if each.event_id in mine:
+                    each.your_allotted_seats = mine[each.event_id].seats
+            break
+        found = [event(each.event_id) for each in found]  # it has been drawn from meanwhile
+    return found
 
 
 def settle(found: Event) -> Event:
