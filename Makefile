@@ -21,8 +21,8 @@ dev: $(VENV)/run ## Serve with readable logs, and start anew on every change
 	@exec $(BIN)/python -m ticketboss.serving.development
 
 .PHONY: test
-test: $(VENV)/test ## Run the tests, on a PostgreSQL of their own
-	@$(BIN)/python -m pytest
+test: $(VENV)/test ## Run the tests, on PostgreSQLs of their own, three at a time
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(VENV)/test ## Run the tests that take long
