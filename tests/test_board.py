@@ -17,7 +17,6 @@ expect.set_options(timeout=20_000)  # no wait takes this long
 
 EVENTS = "/api/v1/events"
 RESERVATIONS = "/api/v1/reservations"
-KEY = "a-key-that-is-good"
 
 # Each as wide and high as what it stands for, and what it must be readable in.
 SCREENS = {
@@ -281,29 +280,24 @@ def test_it_says_so_when_it_has_lost_the_server_and_comes_back(tab, serve):
     expect(card(board)).to_contain_text("497 left")
 
 
-def test_where_a_key_is_wanted_it_asks_for_one_and_keeps_it_in_its_tab_only(tab, server, http):
+@pytest.mark.parametrize("partner_id", ["abc-corp", None], ids=["partner", "admin"])
+def test_where_a_key_is_wanted_it_asks_for_one_and_keeps_it_in_its_tab_only(
+    tab, serve, create_key, http, partner_id
+):
     tab.expected = re.compile("Failed to load resource: .* 401")
     sent = []
-
-    def guard(route):
-        key = route.request.headers.get("authorization")
-        sent.append(key)
-        if key == f"Bearer {KEY}":
-            return route.continue_()
-        body = '{"error": "This call needs a key", "code": "unauthorized"}'
-        return route.fulfill(status=401, body=body, content_type="application/json")
-
-    tab.context.route("**/api/**", guard)
-    address = f"http://127.0.0.1:{server.port}/"
+    tab.on("request", lambda r: "/api/" in r.url and sent.append(r.headers.get("authorization")))
+    address = f"http://127.0.0.1:{serve(AUTH='keys').port}/"
+    key = create_key(partner_id)
     tab.goto(address)
     asked = tab.get_by_label("This service wants a key")
     expect(asked).to_be_visible()
-    assert sent == [None]
+    assert set(sent) == {None}
     check(tab)
     asked.fill("a-wrong-one")
     asked.press("Enter")
-    expect(tab.get_by_role("status")).to_have_text("This call needs a key.")
-    asked.fill(KEY)
+    expect(tab.get_by_role("status")).to_have_text("This is not a key of this service.")
+    asked.fill(key)
     asked.press("Enter")
     expect(card(tab)).to_contain_text("500 left")
     expect(asked).to_be_hidden()
@@ -311,6 +305,9 @@ def test_where_a_key_is_wanted_it_asks_for_one_and_keeps_it_in_its_tab_only(tab,
     expect(card(tab)).to_contain_text("497 left")
     tab.reload()
     expect(card(tab)).to_contain_text("497 left")
+    tab.get_by_role("button", name="Node.js Meet-up").click()
+    expect(tab.locator("#changes tr").first).to_contain_text("reserved")
+    tab.get_by_role("button", name="Close").click()
     assert tab.evaluate("localStorage.length + document.cookie.length") == 0
 
     other = tab.context.new_page()
@@ -319,6 +316,13 @@ def test_where_a_key_is_wanted_it_asks_for_one_and_keeps_it_in_its_tab_only(tab,
     tab.get_by_role("button", name="Forget the key").click()
     expect(tab.get_by_label("This service wants a key")).to_be_visible()
     assert tab.evaluate("sessionStorage.length") == 0
+
+
+def test_it_leads_to_the_docs_and_they_lead_back(board):
+    board.get_by_role("link", name="API").click()
+    expect(board.get_by_role("heading", name="TicketBoss API")).to_be_visible()
+    board.get_by_role("link", name="Board", exact=True).click()
+    expect(card(board)).to_be_visible()
 
 
 # --- For everybody --------------------------------------------------------------------

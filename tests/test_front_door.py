@@ -12,6 +12,7 @@ import socket
 import statistics
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,14 @@ def held(server: Server, client: socket.socket) -> bool:
     return any((row[1][-5:], row[2][-5:]) == ends and row[9] != "0" for row in rows)
 
 
+def cut_off(server: Server) -> Counter:
+    """Return how many clients were cut off, by why."""
+    with contextlib.closing(server.client()) as client:
+        text = client.get("/metrics").body.decode()
+    found = re.findall(r'^ticketboss_clients_cut_off_total\{reason="(\w+)"\} (\d+)', text, re.M)
+    return Counter({reason: int(count) for reason, count in found})
+
+
 TIMES = {
     "silent": limits.FIRST_BYTE_PATIENCE,
     "one byte": limits.REQUEST_PATIENCE,
@@ -212,7 +221,8 @@ TIMES = {
 }
 
 
-def test_each_kind_of_stalling_ends_in_its_time(server):
+def test_each_kind_of_stalling_ends_in_its_time_and_is_counted(server):
+    before = cut_off(server)
     with contextlib.ExitStack() as stack:
         clients = {kind: stack.enter_context(connect(server, CROWDS[kind][1])) for kind in TIMES}
         waiting = clients.keys() - {"never closes"}
@@ -234,6 +244,8 @@ def test_each_kind_of_stalling_ends_in_its_time(server):
             answer = clients[kind].recv(4096)
             assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n"), (kind, answer)
             assert b'"code": "request_timeout"' in answer
+    kinds = {"silent": "silent", "reads nothing": "unread", **dict.fromkeys(DRIPS, "late")}
+    assert cut_off(server) - before >= Counter(kinds.values())
 
 
 def answers(client: socket.socket) -> bytes:
@@ -257,6 +269,7 @@ def test_the_longest_idle_make_way_when_there_are_too_many(serve):
         assert idle[0].get("/livez").status == 200
         with pytest.raises(ConnectionError):
             idle[1].get("/livez")
+        assert cut_off(server)["no_room"] > 0
 
 
 def test_an_idle_connection_is_closed_after_keepalive(serve):

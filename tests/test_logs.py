@@ -16,7 +16,7 @@ from importlib import metadata
 import pytest
 from serving import ROOT, Server
 
-from ticketboss import logs
+from ticketboss import logs, metrics
 from ticketboss.rules import limits
 
 RESERVATIONS = "/api/v1/reservations"
@@ -395,6 +395,11 @@ def test_a_log_whose_reader_is_gone_is_no_fault(piped):
 
 
 def test_lines_for_which_there_is_no_room_are_counted_and_the_count_is_told(monkeypatch):
+    def counted() -> float:
+        (sample,) = metrics.LOG_LINES_DROPPED.family(metrics.slots.sums()).samples
+        return sample.value
+
+    before = counted()
     monkeypatch.setattr(limits, "LOG_BYTES", 50_000)
     monkeypatch.setattr(limits, "LOG_PATIENCE", 0.2)
     reader, writer = os.pipe()
@@ -421,6 +426,7 @@ def test_lines_for_which_there_is_no_room_are_counted_and_the_count_is_told(monk
             lines.append(read())
         numbers = [line["number"] for line in lines]
         assert numbers == sorted(set(numbers))
+        assert counted() - before == told["dropped"]
         # Now that there is room, nothing is dropped.
         output.say(0, "info", "test", "line", {"number": 2000})
         assert read()["number"] == 2000

@@ -10,15 +10,17 @@ import socket
 import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from proxy import UNANSWERED, Proxy
-from serving import ADMIN, ADMIN_KEY, ROOT
+from serving import ADMIN, ADMIN_KEY, ROOT, connect
 from test_conditions import eventually
 from test_documents import bare, table
 
 from ticketboss import create_app, metrics
 from ticketboss.config import Config
+from ticketboss.rules.changes import Reserve
 
 RESERVATIONS = "/api/v1/reservations"
 EVENT = "node-meetup-2025"
@@ -288,6 +290,40 @@ def test_an_answer_that_was_lost_and_found_is_counted_once_with_its_change(proxi
     assert seen["ticketboss_lost_answers_found_total"] == 1
     assert seen["ticketboss_retries_total"] == 1
     assert seen['ticketboss_changes_total{type="reserved"}'] == 1
+
+
+# --- While others are at work ---------------------------------------------------------
+
+
+def test_a_rival_that_was_first_is_counted(client, proxied, scrape, monkeypatch):
+    rival, _ = proxied
+    store = client.application.extensions["ticketboss"]["store"]
+    monkeypatch.setattr(Reserve, "may_suppose", False)
+    read, rivals = store.read_events, [rival]
+
+    def read_first(event_ids):
+        found = read(event_ids)
+        if rivals:
+            assert rivals.pop().post(RESERVATIONS, json=RESERVE).status_code == 201
+        return found
+
+    monkeypatch.setattr(store, "read_events", read_first)
+    assert client.post(RESERVATIONS, json=RESERVE).status_code == 201
+    seen = scrape()
+    assert (seen["ticketboss_conflicts_total"], seen["ticketboss_retries_total"]) == (1, 1)
+    assert seen["ticketboss_skipped_rows_total"] == 0
+    assert seen['ticketboss_changes_total{type="reserved"}'] == 2
+
+
+def test_a_row_that_somebody_keeps_locked_is_counted(client, scrape, dsn):
+    with contextlib.closing(connect(dsn)) as rival, rival.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT FROM events FOR UPDATE")
+        with ThreadPoolExecutor() as pool:
+            made = pool.submit(client.post, RESERVATIONS, json=RESERVE)
+            eventually(lambda: scrape()["ticketboss_skipped_rows_total"] > 0)
+            cursor.execute("ROLLBACK")
+            assert made.result().status_code == 201
+    assert scrape()["ticketboss_conflicts_total"] == 0
 
 
 # --- Who may see it -----------------------------------------------------------------

@@ -46,11 +46,12 @@ class State(Enum):
     LINGERING = auto()
 
 
-# What it is to be late, in each state but where a connection simply ends.
-CUT_OFF = {
-    State.SILENT: metrics.SILENT,
-    State.ARRIVING: metrics.LATE,
-    State.LEAVING: metrics.UNREAD,
+# What it is to be late, in each state and for what it awaits, but where a connection simply ends.
+CUT_OFF: dict[tuple[State, Awaited | None], str] = {
+    (State.SILENT, Awaited.BYTES): metrics.SILENT,
+    (State.ARRIVING, Awaited.BYTES): metrics.LATE,
+    (State.ARRIVING, Awaited.ROOM): metrics.UNREAD,
+    (State.LEAVING, Awaited.ROOM): metrics.UNREAD,
 }
 
 
@@ -133,8 +134,8 @@ class Connection:
         between = self.state in (State.SILENT, State.IDLE)
         if self.due() > time.monotonic() or (between and self._has_spoken()):
             return
-        if self.state in CUT_OFF:
-            metrics.CUT_OFF.add(CUT_OFF[self.state])
+        if reason := CUT_OFF.get((self.state, self.awaits)):
+            metrics.CUT_OFF.add(reason)
         if self.state is State.ARRIVING and self.awaits is Awaited.BYTES:
             self._refuse(408, "Late")
         else:
