@@ -104,8 +104,8 @@ class Metric:
             self._series[values] = slots.allot(self.cells)
 
     def _first(self, values: tuple[Any, ...]) -> int:
-        series = self._series
-        return series[values] if values in series else series[(OTHER,) * len(values)]
+        first = self._series.get(values)
+        return self._series[(OTHER,) * len(values)] if first is None else first
 
     def family(self, cells: list[float]) -> Family:
         samples: list[Sample] = []
