@@ -253,7 +253,7 @@ def test_a_restart_shorter_than_the_patience_costs_nobody_a_refusal(dsn, moods, 
 
         together(clients, call)
         # Whoever it is that is refused each time: there is time enough for so many pauses.
-        proxy.refuse(times=5)
+        proxy.refuse(times=3)
         proxy.cut_all()
         assert set().union(*together(clients, call)) == {200, 201}
     assert moods() == []
