@@ -8,6 +8,7 @@ SELECT asked.event_id, NULL::uuid AS reservation_id, (
     SELECT version
     FROM events
     WHERE events.event_id = asked.event_id
+      AND archived_version IS NULL
 ) AS version
 FROM unnest(%(event_ids)s::text[]) AS asked (event_id)
 WHERE current_setting('synchronous_standby_names') <> ''

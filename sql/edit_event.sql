@@ -1,5 +1,5 @@
--- Change an event's name, size or sales window, if nobody has changed the event
--- since it was read, and enter it in the ledger.
+-- Change an event's name, size or sales window, archive it or restore it, if nobody has
+-- changed the event since it was read, and enter it in the ledger.
 --
 -- One row:  it is written, on top of seen_version, at the time of its ledger row.
 -- No row:   somebody else was first or has the event's row, or a hold has expired
@@ -9,6 +9,7 @@ WITH free AS (
     FROM events
     WHERE event_id = %(event_id)s
       AND version = %(version)s
+      AND archived_version IS NOT DISTINCT FROM %(archived_version)s
     FOR NO KEY UPDATE SKIP LOCKED
 ), edited AS (
     UPDATE events
@@ -19,6 +20,7 @@ WITH free AS (
         sales_close_at = %(sales_close_at)s,
         max_seats_per_partner = %(max_seats_per_partner)s,
         max_held_seats_per_partner = %(max_held_seats_per_partner)s,
+        archived_version = CASE WHEN %(archives)s THEN version + 1 END,
         version = version + 1
     FROM free
     WHERE events.event_id = free.event_id

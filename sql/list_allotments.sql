@@ -28,4 +28,5 @@ LEFT JOIN LATERAL (
     LIMIT %(limit)s
 ) AS page ON true
 WHERE events.event_id = %(event_id)s
+  AND archived_version IS NULL
 ORDER BY page.partner_id;

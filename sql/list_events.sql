@@ -12,5 +12,6 @@ SELECT event_id, name, total_seats, available_seats, reservation_count, version,
        ) AS unsettled
 FROM events
 WHERE event_id > %(after)s
+  AND archived_version IS NULL
 ORDER BY event_id
 LIMIT %(limit)s;

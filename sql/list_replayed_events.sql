@@ -11,6 +11,7 @@ SELECT event_id, name, initial_seats, total_seats, available_seats, reservation_
        ) AS ledger_version
 FROM events
 WHERE event_id > %(after)s
+  AND archived_version IS NULL
   AND (%(event_id)s::text IS NULL OR event_id = %(event_id)s)
 ORDER BY event_id
 LIMIT %(limit)s;

@@ -10,7 +10,13 @@ FROM (
     SELECT *, count(*) OVER () AS events
     FROM (
         SELECT *
-        FROM (SELECT * FROM events ORDER BY event_id LIMIT 10000) AS first_events
+        FROM (
+            SELECT *
+            FROM events
+            WHERE archived_version IS NULL
+            ORDER BY event_id
+            LIMIT 10000
+        ) AS first_events
         WHERE coalesce(sales_open_at <= now(), true)
           AND coalesce(sales_close_at > now(), true)
         ORDER BY event_id

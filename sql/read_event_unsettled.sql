@@ -27,4 +27,5 @@ FROM events,
            AND hold.status = 'held'
            AND hold.expires_at <= now()
      ) AS ended
-WHERE event_id = %(event_id)s;
+WHERE event_id = %(event_id)s
+  AND archived_version IS NULL;

@@ -12,4 +12,5 @@ SELECT event_id, name, total_seats, available_seats, reservation_count, version,
              AND expires_at <= now()
        ) AS unsettled
 FROM events
-WHERE event_id = ANY (%(event_ids)s);
+WHERE event_id = ANY (%(event_ids)s)
+  AND archived_version IS NULL;

@@ -7,7 +7,7 @@
 -- A row each:  the event, its version, the partner, its seats and those of them on hold.
 SELECT events.event_id, version, wanted.partner_id, had.seats, had.held_seats
 FROM unnest(%(event_ids)s::text[], %(partner_ids)s::text[]) AS wanted (event_id, partner_id)
-JOIN events ON events.event_id = wanted.event_id
+JOIN events ON events.event_id = wanted.event_id AND archived_version IS NULL
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(seats), 0)::integer AS seats,
            coalesce(sum(seats) FILTER (WHERE status = 'held'), 0)::integer AS held_seats

@@ -9,4 +9,9 @@ SELECT reservation_id, event_id, partner_id, seats, status, version, created_ver
 FROM reservations
 WHERE reservation_id = %(reservation_id)s
   AND NOT allotment
-  AND (%(scope)s::text IS NULL OR partner_id = %(scope)s);
+  AND (%(scope)s::text IS NULL OR partner_id = %(scope)s)
+  AND EXISTS (
+      SELECT FROM events
+      WHERE events.event_id = reservations.event_id
+        AND archived_version IS NULL
+  );

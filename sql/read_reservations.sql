@@ -7,5 +7,9 @@ SELECT reservation_id, event_id, partner_id, seats, status, version, created_ver
        status = 'held' AND expires_at <= now() AS overdue, now() AS read_at
 FROM unnest(%(reservation_ids)s::uuid[], %(scopes)s::text[]) AS asked (reservation_id, scope)
 JOIN reservations USING (reservation_id)
-WHERE scope IS NULL
-   OR partner_id = scope;
+WHERE (scope IS NULL OR partner_id = scope)
+  AND EXISTS (
+      SELECT FROM events
+      WHERE events.event_id = reservations.event_id
+        AND archived_version IS NULL
+  );

@@ -14,7 +14,7 @@ ONE_SEAT = {"partnerId": "abc-corp", "seats": 1}
 
 # A careful client begins anew rather than send on a connection that has been silent for
 # so long: somebody may just be closing it.
-FRESH = 0.5
+FRESH = 0.3
 
 
 def reserve(client: Client) -> Answer:

@@ -80,7 +80,8 @@ KNOWN_TO = {
     "psycopg2": {"data/database.py"},
     "ticketboss.data.database": {
         *("__init__.py", "cli.py", "config.py", "serving/startup.py"),
-        *("data/keys.py", "data/store.py", "data/verify.py", "data/migrations.py"),
+        *("data/archive.py", "data/keys.py", "data/migrations.py", "data/store.py"),
+        "data/verify.py",
         *("selling/batch.py", "web/scrape.py"),
     },
     "flask": {"__init__.py", "cli.py", "web/"},

@@ -5,7 +5,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,12 +17,20 @@ from flask.cli import AppGroup, ScriptInfo, with_appcontext
 from ticketboss.check import history
 from ticketboss.check.clients import Check, CheckError
 from ticketboss.check.judge import judge
+from ticketboss.data import archive
 from ticketboss.data.database import Conflict, ConnectionLost, Rejected
-from ticketboss.data.verify import replay_ledgers
+from ticketboss.data.verify import Replay, replay_ledgers
 from ticketboss.logs import RELEASE
 from ticketboss.rules import limits
-from ticketboss.rules.changes import Allot, Edit, Release
-from ticketboss.rules.errors import EventExists, EventNotFound, KeyNotFound, TicketBossError
+from ticketboss.rules.changes import Allot, Archive, Edit, IfMatch, Release
+from ticketboss.rules.errors import (
+    EventExists,
+    EventNotFound,
+    KeyNotFound,
+    NotOver,
+    PreconditionFailed,
+    TicketBossError,
+)
 from ticketboss.rules.keys import KEY_ID, Kind, new
 from ticketboss.rules.model import COMMAND, Event, LedgerEntry, Now
 from ticketboss.serving import startup
@@ -81,6 +89,8 @@ class Refusals(click.Command):
             raise click.ClickException(f"{fact}{text and f' ({text})'}") from None
         except (Conflict, ConnectionLost, Rejected) as error:
             raise click.ClickException(f"the database failed: {error}") from None
+        except archive.ArchiveError as error:
+            raise click.ClickException(str(error)) from None
 
 
 @main.command()
@@ -94,21 +104,31 @@ def migrate():
     startup.migrate()
 
 
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
 @main.command(cls=Refusals)
 @click.argument("event_id", metavar="[EVENT]", required=False)
+@click.option("--file", type=FILE, metavar="FILE", help="Replay an archived event's file.")
 @click.option("--quiet", is_flag=True, help="Say nothing of what agrees, nor of how far it is.")
 @with_appcontext
-def verify(event_id: str | None, quiet: bool):
+def verify(event_id: str | None, file: Path | None, quiet: bool):
     """Replay the ledger of every event, or of one; exit 1 if anything disagrees.
 
     \b
     Examples:
       ticketboss verify node-meetup-2025
       ticketboss verify --quiet || mail -s 'The ledger disagrees' operator
+      ticketboss verify --file gala.archive.jsonl
     """
+    if event_id and file:
+        raise click.UsageError("name an event or a --file")
     progress = Progress(quiet)
     found = disagrees = False
-    for replay in replay_ledgers(store.database, event_id, progress.advance):
+    replays: Iterable[Replay] = replay_ledgers(store.database, event_id, progress.advance)
+    if file:
+        replays = [archive.replayed(store.database, archive.load(file), progress.advance)]
+    for replay in replays:
         found = True
         progress.events += 1
         differences = replay.differences
@@ -139,9 +159,6 @@ class Progress:
         if time.monotonic() > self._next:
             self._next = time.monotonic() + PROGRESS_SECONDS
             click.echo(f"{self.events} events, {self.changes} changes so far", err=True)
-
-
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @main.command()
@@ -328,6 +345,104 @@ def edit(event_id: str, **options):
     if not members:
         raise click.UsageError("name at least one thing to change; see --help")
     _show([write_path.submit(event_id, Edit(members, actor=COMMAND))])
+
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@events.command("archive", cls=Refusals)
+@click.argument("event_id", required=False)
+@click.option("--closed-before", metavar="TIME", help="All whose sales closed before: RFC 3339.")
+@click.option("--to", "folder", type=FOLDER, default=".", help="Where the files go.")
+def archive_events(event_id: str | None, closed_before: str | None, folder: Path):
+    """Write an event that is over to a file, and remove it from the database.
+
+    From then on there is no such event, and its id stays taken. What ends on the way
+    is finished by the same command. Removing takes a role that may delete.
+
+    \b
+    Examples:
+      ticketboss events archive gala --to /var/archives
+      ticketboss events archive --closed-before 2026-01-01T00:00:00Z --to /var/archives
+    """
+    if (event_id is None) == (closed_before is None):
+        raise click.UsageError("name either an EVENT or --closed-before")
+    if event_id is not None:
+        _archive(event_id, folder)
+        return
+    refused = False
+    for event in _closed(closed_before):
+        try:
+            _archive(event.event_id, folder)
+        except NotOver as fact:
+            refused = True
+            click.echo(f"{event.event_id}: {fact}", err=True)
+    if refused:
+        raise SystemExit(1)
+
+
+def _archive(event_id: str, folder: Path) -> None:
+    """Archive an event, or finish that. Raises NotOver, EventNotFound and ArchiveError."""
+    found = archive.find(store.database, event_id)
+    if found is None:
+        raise EventNotFound
+    if not found.event.archived:
+        _close(event_id)
+        found = archive.find(store.database, event_id)
+    assert found is not None
+    path = folder / f"{event_id}.archive.jsonl"
+    file = archive.keep(store.database, found, path)
+    archive.remove(store.database, event_id, Progress(quiet=False).advance)
+    click.echo(f"{event_id}: {file.version} changes in {path}")
+
+
+def _close(event_id: str) -> None:
+    """Let an event be archived from a version on at which nothing of it was on hold."""
+    for replay in replay_ledgers(store.database, event_id):
+        if replay.differences:
+            raise archive.ArchiveError(f"{event_id} does not replay: {replay.differences[0]}")
+    for _ in range(reads.TRIES):
+        held = reads.page(
+            event_id,
+            lambda _: store.list_reservations(event_id, None, "held", after=0, limit=1),
+        )
+        allotted = reads.page(
+            event_id, lambda _: store.list_allotments(event_id, None, after="", limit=1)
+        )
+        if held.items or allotted.items:
+            raise NotOver
+        if held.event_version == allotted.event_version:
+            with suppress(PreconditionFailed):
+                seen = IfMatch(frozenset({str(held.event_version)}))
+                write_path.submit(event_id, Archive(seen, actor=COMMAND))
+                return
+    raise archive.ArchiveError(f"{event_id} does not come to rest: try again")
+
+
+def _closed(before: str | None) -> list[Event]:
+    """Return the events whose sales closed before a time."""
+    time = schemas.EditEventRequest().read(_given({"sales_close_at": before}))["sales_close_at"]
+    found, after = [], ""
+    while page := store.list_events(after, limit=100):
+        found += [e for e in page if e.sales_close_at is not None and e.sales_close_at < time]
+        after = page[-1].event_id
+    return found
+
+
+@events.command("restore", cls=Refusals)
+@click.argument("file", type=FILE)
+def restore_event(file: Path):
+    """Put an archived event back from its file, as it was, and let it live again.
+
+    \b
+    Example:
+      ticketboss events restore /var/archives/gala.archive.jsonl
+    """
+    kept = archive.load(file)
+    if differences := archive.replayed(store.database, kept).differences:
+        raise archive.ArchiveError(f"{file} does not replay: {differences[0]}")
+    archive.restore(store, kept)
+    _show([reads.event(kept.event_id)])
 
 
 @main.group(cls=AppGroup)

@@ -25,6 +25,7 @@ BEGIN
                  AND expires_at <= now()
            ) AS unsettled
     FROM events AS e
-    WHERE e.event_id = p_event_id;
+    WHERE e.event_id = p_event_id
+      AND e.archived_version IS NULL;
 END
 $$;

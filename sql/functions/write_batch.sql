@@ -46,6 +46,7 @@ BEGIN
             FROM events
             WHERE events.event_id = part.event_id
               AND version = coalesce(part.version, version)
+              AND archived_version IS NULL
               AND available_seats >= needed_seats
               AND (NOT sells
                    OR (sales_open_at IS NULL OR sales_open_at <= now())

@@ -251,6 +251,8 @@ class Store:
             {
                 "event_id": event.event_id,
                 "version": plan.seen.version,
+                "archived_version": plan.seen.version if plan.seen.archived else None,
+                "archives": event.archived,
                 "batch_id": batch_id,
                 **_values(event),
                 "available_seats": event.available_seats,
@@ -405,7 +407,8 @@ def _known_by(plan: Plan) -> dict[str, Any]:
 def _edit(before: Event, after: Event) -> dict[str, Any]:
     """Return the details of an edit: the event's members after it, and those that it replaced."""
     new, old = _told(after), _told(before)
-    return {"event": new, "before": {name: old[name] for name in new if old[name] != new[name]}}
+    details = {"event": new, "before": {n: old[n] for n in new if old[n] != new[n]}}
+    return details | ({"archived": after.archived} if after.archived != before.archived else {})
 
 
 def _values(event: EventMembers) -> dict[str, Any]:

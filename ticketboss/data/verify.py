@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from ticketboss.data.database import Database, Row
+from ticketboss.data.database import Database, Row, Run
 from ticketboss.data.statements import statement
 from ticketboss.data.store import members
 from ticketboss.rules.model import LIVE, EventMembers, Kind, Status
@@ -228,26 +228,33 @@ def replay_ledgers(
     `advance` is told how many changes each page had. Raises what Database.session
     raises.
     """
-    after = ""
     with database.session() as run:
-        while found := run(
-            statement("list_replayed_events"),
-            {"event_id": event_id, "after": after, "limit": EVENTS},
-        ):
-            replays = {row.event_id: Replay(row) for row in found}
-            for page in _pages(found):
-                entries = run(statement("list_ledger"), _parameters(page))
-                for entry in entries:
-                    replays[entry.event_id].apply(entry)
-                for row in run(statement("list_strayed_reservations"), _parameters(page)):
-                    replays[row.event_id].stray(row.reservation_id)
-                advance(len(entries))
-                for piece in page:
-                    if piece.ends:
-                        replay = replays.pop(piece.event_id)
-                        replay.finish()
-                        yield replay
-            after = found[-1].event_id
+        yield from replay(run, event_id, advance)
+
+
+def replay(
+    run: Run, event_id: str | None = None, advance: Callable[[int], None] = lambda changes: None
+) -> Iterator[Replay]:
+    """Yield the same of what a session has."""
+    after = ""
+    while found := run(
+        statement("list_replayed_events"),
+        {"event_id": event_id, "after": after, "limit": EVENTS},
+    ):
+        replays = {row.event_id: Replay(row) for row in found}
+        for page in _pages(found):
+            entries = run(statement("list_ledger"), _parameters(page))
+            for entry in entries:
+                replays[entry.event_id].apply(entry)
+            for row in run(statement("list_strayed_reservations"), _parameters(page)):
+                replays[row.event_id].stray(row.reservation_id)
+            advance(len(entries))
+            for piece in page:
+                if piece.ends:
+                    ended = replays.pop(piece.event_id)
+                    ended.finish()
+                    yield ended
+        after = found[-1].event_id
 
 
 def _pages(found: list[Row]) -> Iterator[list[Piece]]:

@@ -22,6 +22,7 @@ from ticketboss.rules.errors import (
     IdempotencyKeyReused,
     NotEnoughSeats,
     NotHeld,
+    NotOver,
     PartnerLimit,
     PreconditionFailed,
     ReleasedBefore,
@@ -381,6 +382,26 @@ class Edit(Change):
             raise EmptySalesWindow
         available = total - event.reserved_seats
         return plan.edit(actor=self.actor, **self.fields, available_seats=available)
+
+
+@dataclass(slots=True)
+class Archive(Change):
+    """Let an event be no more, but in the file that is made of it then.
+
+    `if_match` is the version at which no hold of it, and no allotment, was found to live.
+    """
+
+    alone = True
+
+    if_match: IfMatch
+    actor: str | None = field(default=None, kw_only=True)
+
+    def apply(self, plan: Plan) -> Event:
+        event = plan.seen
+        self.if_match.check(event.version)
+        if event.sales_close_at is None or plan.now < event.sales_close_at:
+            raise NotOver
+        return plan.edit(actor=self.actor, available_seats=event.available_seats, archived=True)
 
 
 @dataclass(slots=True)

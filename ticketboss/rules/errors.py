@@ -150,6 +150,13 @@ class ReleasedBefore(InvalidRequest):
         super().__init__(fields={"releaseAt": [self.sentence]})
 
 
+class NotOver(InvalidRequest):
+    sentence = "An event is archived when its sales are closed and nothing of it is on hold"
+
+    def __init__(self) -> None:
+        super().__init__(fields={})
+
+
 class SalesNotOpen(TicketBossError):
     status, code = 409, "sales_not_open"
     sentence = "Sales for this event have not opened yet"

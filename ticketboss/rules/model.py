@@ -73,6 +73,8 @@ class Event(EventMembers):
     read_at: datetime
     # Whether a hold has ended and is not in the ledger yet.
     unsettled: bool
+    # Whether its reservations and its ledger are in a file, or on their way there.
+    archived: bool = False
 
     @property
     def shown_allotted_seats(self) -> int | None:
