@@ -7,7 +7,7 @@
 -- A row each:  the change, in the columns of the ledger. stored: the state of the
 --              reservation, if this was its last change; goes_on: the ledger has its
 --              last change further on; one of the two must be. as_made: it is stored
---              as it was made. sealed: the row has a checksum; altered: it is wrong.
+--              as it was made; key_forgotten: but for its key. sealed: the row has a checksum; altered: it is wrong.
 --              What has none was entered by a release that told no more than 0001 has:
 --              a hold's end and a key are then taken as they are stored.
 SELECT entry.event_id, entry.version, entry.type, entry.reservation_id::text, entry.seats,
@@ -28,9 +28,12 @@ SELECT entry.event_id, entry.version, entry.type, entry.reservation_id::text, en
               = (entry.version, entry.at, entry.seats)
           AND (stored.hold_seconds IS NULL) = (entry.type = 'reserved')
           AND (NOT sealed
-               OR (stored.idempotency_key, entry.at + stored.hold_seconds * interval '1 second')
+               OR (coalesce(stored.idempotency_key, entry.idempotency_key),
+                   entry.at + stored.hold_seconds * interval '1 second')
                   IS NOT DISTINCT FROM (entry.idempotency_key, entry.expires_at))
        ) AS as_made,
+       sealed AND stored.idempotency_key IS NULL AND entry.idempotency_key IS NOT NULL
+       AS key_forgotten,
        stored.version = entry.version AS is_last,
        stored.version > entry.version AND entry.reservation_id = (
            SELECT reservation_id

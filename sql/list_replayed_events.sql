@@ -3,7 +3,7 @@
 -- A row each:  the event; ledger_version is that of the last row of its ledger.
 SELECT event_id, name, initial_seats, total_seats, available_seats, reservation_count, version,
        sales_open_at, sales_close_at, max_seats_per_partner, max_held_seats_per_partner,
-       allotted_seats, created_at,
+       allotted_seats, created_at, now() AS read_at,
        (
            SELECT max(version)
            FROM ledger

@@ -1,12 +1,13 @@
--- Remove the first rows of the ledger of an event that is archived.
+-- Remove the next rows of the ledger of an event that is archived.
 --
--- A row each:  one was removed.
+-- A row each:  one was removed, at this place of their order.
 DELETE FROM ledger
 WHERE event_id = %(event_id)s
   AND version = ANY (ARRAY(
       SELECT version
-      FROM ledger AS first_rows
-      WHERE first_rows.event_id = %(event_id)s
+      FROM ledger AS next_rows
+      WHERE next_rows.event_id = %(event_id)s
+        AND version > %(after)s
       ORDER BY version
       LIMIT %(limit)s
   ))
@@ -15,4 +16,4 @@ WHERE event_id = %(event_id)s
       WHERE events.event_id = ledger.event_id
         AND archived_version IS NOT NULL
   )
-RETURNING version;
+RETURNING version AS version;

@@ -400,3 +400,29 @@ def test_the_role_that_serves_may_not_remove(client, made, close, application, s
     told = "Error: the database failed: permission denied for table reservations"
     assert result.output.splitlines()[-1].startswith(told)
     assert left(sql) > 0
+
+
+def test_keys_are_forgotten_once_sales_are_closed(client, made, close, run, verify, monkeypatch):
+    monkeypatch.setattr(archive, "REMOVED", 1)
+    body = {"partnerId": "abc-corp", "seats": 1}
+    for n in range(3):
+        headers = {"Idempotency-Key": f"more-{n}"}
+        made = client.post(f"{PLACE}/reservations", json=body, headers=headers)
+        assert made.status_code == 201
+    assert run("events", "forget-keys", EVENT)[0] == 1
+    close(client)
+    assert run("events", "forget-keys", EVENT) == (0, f"{EVENT}: 4 keys dropped\n")
+    assert run("events", "forget-keys", EVENT) == (0, f"{EVENT}: 0 keys dropped\n")
+    elsewhere = client.post("/api/v1/reservations", json=body, headers=headers)
+    assert elsewhere.status_code == 201  # the key is as new
+    assert verify()[0] == 0
+    condition = ADMIN | {"If-Match": client.get(PLACE).headers["ETag"]}
+    edit = {"salesCloseAt": None}
+    assert client.patch(PLACE, json=edit, headers=condition).status_code == 200
+    assert verify()[0] == 0  # they were closed once
+
+
+def test_a_key_that_is_missing_while_sales_go_on_is_found(made, sql, verify):
+    sql("UPDATE reservations SET idempotency_key = NULL")
+    status, output = verify(EVENT)
+    assert (status, "lacks its key, and sales go on" in output) == (1, True)

@@ -55,6 +55,7 @@ ELSEWHERE = {
     "list_archived_ledger": ARCHIVED,
     "remove_reservations": ARCHIVED,
     "remove_ledger": ARCHIVED,
+    "forget_keys": ARCHIVED,
     "restore_event": {"event": "{}"},
     "restore_reservations": {"rows": "[]"},
     "restore_ledger": {"rows": "[]"},

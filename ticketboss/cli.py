@@ -365,18 +365,16 @@ def archive_events(event_id: str | None, closed_before: str | None, folder: Path
       ticketboss events archive gala --to /var/archives
       ticketboss events archive --closed-before 2026-01-01T00:00:00Z --to /var/archives
     """
-    if (event_id is None) == (closed_before is None):
-        raise click.UsageError("name either an EVENT or --closed-before")
-    if event_id is not None:
+    if event_id is not None and closed_before is None:
         _archive(event_id, folder)
         return
     refused = False
-    for event in _closed(closed_before):
+    for each in _named(event_id, closed_before):
         try:
-            _archive(event.event_id, folder)
+            _archive(each, folder)
         except NotOver as fact:
             refused = True
-            click.echo(f"{event.event_id}: {fact}", err=True)
+            click.echo(f"{each}: {fact}", err=True)
     if refused:
         raise SystemExit(1)
 
@@ -419,14 +417,37 @@ def _close(event_id: str) -> None:
     raise archive.ArchiveError(f"{event_id} does not come to rest: try again")
 
 
-def _closed(before: str | None) -> list[Event]:
-    """Return the events whose sales closed before a time."""
-    time = schemas.EditEventRequest().read(_given({"sales_close_at": before}))["sales_close_at"]
+def _named(event_id: str | None, closed_before: str | None) -> list[str]:
+    """Return the event that is named, or those whose sales closed before a time."""
+    if (event_id is None) == (closed_before is None):
+        raise click.UsageError("name either an EVENT or --closed-before")
+    if event_id is not None:
+        return [event_id]
+    time = schemas.EditEventRequest().read(_given({"sales_close_at": closed_before}))[
+        "sales_close_at"
+    ]
     found, after = [], ""
     while page := store.list_events(after, limit=100):
-        found += [e for e in page if e.sales_close_at is not None and e.sales_close_at < time]
+        found += [e.event_id for e in page if e.sales_close_at and e.sales_close_at < time]
         after = page[-1].event_id
     return found
+
+
+@events.command(cls=Refusals)
+@click.argument("event_id", required=False)
+@click.option("--closed-before", metavar="TIME", help="All whose sales closed before: RFC 3339.")
+def forget_keys(event_id: str | None, closed_before: str | None):
+    """Drop the idempotency keys of an event whose sales are closed: the ledger keeps them.
+
+    \b
+    Example:
+      ticketboss events forget-keys --closed-before 2026-01-01T00:00:00Z
+    """
+    for each in _named(event_id, closed_before):
+        event = reads.event(each)
+        if event.sales_close_at is None or event.read_at < event.sales_close_at:
+            raise NotOver
+        click.echo(f"{each}: {archive.forget_keys(store.database, each)} keys dropped")
 
 
 @events.command("restore", cls=Refusals)

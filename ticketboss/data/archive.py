@@ -19,7 +19,7 @@ from uuid import uuid4
 
 from ticketboss.data.database import Database, Run
 from ticketboss.data.statements import statement
-from ticketboss.data.store import Store, Written
+from ticketboss.data.store import IN_ORDER, Store, Written
 from ticketboss.data.verify import Replay, replay
 from ticketboss.rules.errors import Unavailable
 from ticketboss.rules.model import COMMAND, Event
@@ -104,30 +104,32 @@ def write(database: Database, event: Row, path: Path) -> None:
         digest = hashlib.sha256()
         counts: Counter[str] = Counter()
 
-        def put(line: Row) -> None:
-            raw = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        def put(line: str) -> None:
+            raw = line.encode() + b"\n"
             digest.update(raw)
             file.write(raw)
 
-        put({"ticketboss_archive": FORMAT, "event": event})
+        put(json.dumps({"ticketboss_archive": FORMAT, "event": event}, ensure_ascii=False))
         for kind, table in TABLES.items():
-            for row in _rows(run, table, event["event_id"]):
-                put({kind: row})
-                counts[table] += 1
-        _put_end(file, counts, digest.hexdigest())
+            for page in _pages(run, table, event["event_id"]):
+                for row in page:
+                    put(f'{{"{kind}": {row}}}')
+                counts[table] += len(page)
+                _sync(file)
+        end = {"counts": {t: counts[t] for t in ORDER}, "sha256": digest.hexdigest()}
+        file.write(json.dumps(end).encode() + b"\n")
+        _sync(file)
 
 
-def _rows(run: Run, table: str, event_id: str) -> Iterator[Row]:
+def _pages(run: Run, table: str, event_id: str) -> Iterator[list[str]]:
     given = {"event_id": event_id, "after": -1, "limit": ROWS}
-    while found := run(statement(f"list_archived_{table}"), given):
-        for row in found:
-            yield row.found
+    while found := run(IN_ORDER + statement(f"list_archived_{table}"), given):
+        yield [row.found for row in found]
         given["after"] = found[-1].version
 
 
-def _put_end(file: BinaryIO, counts: Counter[str], digest: str) -> None:
-    end = {"counts": {table: counts[table] for table in TABLES.values()}, "sha256": digest}
-    file.write(json.dumps(end).encode() + b"\n")
+def _sync(file: BinaryIO) -> None:
+    """Bring to the disk what was written: little at a time, for others commit to it, too."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -245,10 +247,24 @@ def remove(
     """Remove an archived event's reservations and ledger, some at a time, beside all that sells."""
     with database.session() as run:
         for table in TABLES.values():
-            given = {"event_id": event_id, "limit": REMOVED}
+            # From place to place: the index still has those that are gone.
+            given = {"event_id": event_id, "after": -1, "limit": REMOVED}
             while removed := run(statement(f"remove_{table}"), given):
+                given["after"] = max(row.version for row in removed)
                 advance(len(removed))
                 time.sleep(PAUSE)
+
+
+def forget_keys(database: Database, event_id: str) -> int:
+    """Drop the idempotency keys of an event whose sales are closed; return how many."""
+    count = 0
+    with database.session() as run:
+        given = {"event_id": event_id, "after": -1, "limit": REMOVED}
+        while dropped := run(statement("forget_keys"), given):
+            count += len(dropped)
+            given["after"] = max(row.created_version for row in dropped)
+            time.sleep(PAUSE)
+    return count
 
 
 def restore(store: Store, archive: File) -> None:

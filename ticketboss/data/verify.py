@@ -67,6 +67,10 @@ class Replay:
         self.allotted_seats = 0
         # The reservations that the ledger has a later change of.
         self.going_on: dict[str, State] = {}
+        # When its sales were to close, at one time or another; and the reservations that
+        # lack their keys, which may be dropped once they have.
+        self.closes: list[datetime] = [found.sales_close_at] if found.sales_close_at else []
+        self.without_key: list[str] = []
         # Rows of a release that entered no checksum, and less than is told now.
         self.unsealed = 0
         self.differences: list[str] = []
@@ -98,6 +102,9 @@ class Replay:
     def finish(self) -> None:
         """Compare what the whole ledger gives with the event as it was found."""
         found = self.found
+        if not any(close <= found.read_at for close in self.closes):
+            for reservation_id in self.without_key:
+                self._differ(f"reservation {reservation_id} lacks its key, and sales go on")
         self._expect("version", found.version, self.version)
         self._expect("last version of the ledger", found.ledger_version, found.version)
         self._expect("total seats", found.total_seats, self.total_seats)
@@ -125,6 +132,8 @@ class Replay:
             self._expect(f"members before change {entry.version}", before, self.members)
         self.members = members(details["event"]) if details else None
         if self.members is not None:
+            if self.members.sales_close_at is not None:
+                self.closes.append(self.members.sales_close_at)
             self._expect(f"seats of change {entry.version}", self.members.total_seats, entry.seats)
 
     def _change(self, entry: Row) -> None:
@@ -147,6 +156,8 @@ class Replay:
 
     def _compare(self, entry: Row, after: State) -> None:
         """Compare a reservation as a change has left it with how it is stored."""
+        if entry.key_forgotten:
+            self.without_key.append(entry.reservation_id)
         if not entry.as_made:
             self._disagree(entry, f"is not as change {entry.version} made it")
         if entry.is_last:
