@@ -16,8 +16,9 @@ from test_releases import Buyer
 from ticketboss.serving import embedded
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
+SECTION = OPERATIONS.partition("\n## Backup and restore\n")[2].partition("\n## ")[0]
 DUMP, RESTORE, BASE, RECOVER, VERIFY = re.findall(
-    r"^```bash\n(.*?)^```$", OPERATIONS, re.DOTALL | re.MULTILINE
+    r"^```bash\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE
 )
 RESERVATIONS = "/api/v1/reservations"
 CHANGES = "/api/v1/events/node-meetup-2025/changes"
