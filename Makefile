@@ -28,6 +28,10 @@ test: $(VENV)/test ## Run the tests, on PostgreSQLs of their own, three at a tim
 test-slow: $(VENV)/test ## Run the tests that take long
 	@$(BIN)/python -m pytest -m slow
 
+.PHONY: test-matrix
+test-matrix: $(VENV)/test ## Run the tests on each Python and PostgreSQL that is here
+	@exec $(BIN)/python tests/matrix.py
+
 .PHONY: test-faults
 test-faults: $(VENV)/test ## Disturb it in every way while the checker is at work, for ten minutes
 	@exec $(BIN)/python tests/ordeals.py
@@ -50,6 +54,16 @@ bench: $(VENV)/test ## Measure a hot sale: rates, latencies, conflicts
 verify: $(VENV)/run ## Replay the ledger of every event against its numbers
 	@exec $(BIN)/flask --app wsgi verify
 
+.PHONY: upgrade
+upgrade: $(VENV)/test ## Write the newest releases of all that is used into deploy/locks
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOCK) --output-file deploy/locks/serve.txt
+	@$(LOCK) --extra embedded --output-file deploy/locks/run.txt
+	@$(LOCK) --extra test --output-file deploy/locks/test.txt
+
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate setup.cfg
+
 .PHONY: clean
 clean: ## Remove what make made, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -57,16 +71,17 @@ clean: ## Remove what make made, but no data
 # What python3 can do, or nothing: $(call able,<a statement that fails where it cannot>)
 able = $(shell $(PYTHON) -c '$(1)' 2>/dev/null && echo yes)
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
 # One stamp for what serving needs, one for what testing needs on top of it.
 # $(error), expanded when the recipe is due, is how make says something in one line.
-$(VENV)/run: extra = embedded
-$(VENV)/test: extra = test
-$(VENV)/run $(VENV)/test: setup.cfg pyproject.toml
+$(VENV)/run $(VENV)/test: $(VENV)/%: deploy/locks/%.txt setup.cfg pyproject.toml
 	$(if $(call able,import sys; assert sys.version_info >= (3, 10)),,$(error \
 		TicketBoss needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=/path/to/python3))
 	$(if $(call able,import ensurepip; import venv),,$(error \
 		$(PYTHON) lacks its venv module (Debian and Ubuntu: apt install python3-venv)))
 	@echo "Installing into $(VENV), once; this may take a minute ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(extra)]'
+	@$(PIP) --require-hashes --requirement $<
+	@$(PIP) --no-deps --editable .
 	@touch $@

@@ -21,6 +21,9 @@ from ticketboss.serving import embedded
 ROOT = Path(__file__).parent.parent
 ADMIN_KEY = "an-admin-key-for-tests"
 START_SECONDS = 30
+# `make test-matrix` names where another release of PostgreSQL has its programs.
+if folder := os.environ.get("TEST_POSTGRESQL"):
+    embedded.programs = lambda: Path(folder)
 
 
 @dataclass

@@ -3,13 +3,17 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from serving import ROOT, Server, free_port
 
 SOURCES = ("ticketboss", "sql", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -75,6 +79,37 @@ def test_an_installation_needs_four_packages_and_caps_each(installed):
     names = sorted(need.partition("<")[0].partition(">")[0] for need in needs)
     assert names == ["flask", "gunicorn", "marshmallow", "psycopg2-binary"]
     assert all("<" in need for need in needs)
+
+
+def locked(name: str) -> dict[str, set[str]]:
+    """Return the versions of a lock by package: where markers differ there are several."""
+    found: dict[str, set[str]] = {}
+    lines = (ROOT / "deploy" / "locks" / f"{name}.txt").read_text("utf-8").splitlines()
+    for line in lines:
+        if pinned := re.match(r"([a-z0-9-]+)(?:\[[a-z]+\])?==(\S+)", line):
+            found.setdefault(pinned[1], set()).add(pinned[2])
+        else:
+            assert re.match(r"    --hash=sha256:[0-9a-f]{64}( \\)?\Z", line), line
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lock", "extra"), [("serve", None), ("run", "embedded"), ("test", "test")]
+)
+def test_the_locks_have_what_is_asked_for(lock, extra):
+    asked = [Requirement(text) for text in metadata.requires("ticketboss")]
+    versions = locked(lock)
+    for one in asked:
+        if one.marker is None or (extra and one.marker.evaluate({"extra": extra})):
+            assert any(one.specifier.contains(v) for v in versions[canonicalize_name(one.name)])
+
+
+def test_what_is_tested_is_what_is_locked():
+    versions = locked("test")
+    here = {canonicalize_name(d.metadata["Name"]): d.version for d in metadata.distributions()}
+    assert "pytest" in versions
+    for name in versions.keys() & here.keys():
+        assert here[name] in versions[name], "make clean, and begin anew"
 
 
 def test_an_installation_serves_from_an_empty_folder(installed, dsn, tmp_path):
