@@ -127,6 +127,9 @@ class Worker(base.Worker):
             # rather than interrupts it in order to wait for it.
             with suppress(OSError):
                 os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        # Linux may weigh sessions rather than processes, one with all of us against one with
+        # all of a database's that is on this machine: so each of us is a session.
+        os.setsid()
 
     def run(self) -> None:
         self._house = House(self.wsgi, wire.settings_of(self.cfg))
