@@ -6,11 +6,9 @@ import re
 import secrets
 import shutil
 import signal
-import tempfile
-from pathlib import Path
 
 import pytest
-from serving import ADMIN_KEY, ROOT, Server, postgresql, run_sql
+from serving import ADMIN_KEY, ROOT, Server, new_folder, postgresql, run_sql
 
 from ticketboss import create_app, logs
 from ticketboss.config import Config
@@ -33,7 +31,7 @@ def pytest_configure():
 def dsn():
     """Give the connection string of a PostgreSQL that belongs to this session alone."""
     # A short path outside the checkout: two runs go side by side.
-    folder = Path(tempfile.mkdtemp(prefix="ticketboss-test-"))
+    folder = new_folder("ticketboss-test-")
     try:
         with postgresql(folder) as connection_string:
             # Several of these share a disk that now and then takes longer than the service waits.

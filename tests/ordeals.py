@@ -15,14 +15,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import ADMIN_KEY, ROOT, Server, free_port, postgresql, run_sql, wait_for
+from serving import ADMIN_KEY, ROOT, Server, free_port, new_folder, postgresql, run_sql, wait_for
 from test_faults import Cluster
 from test_releases import make_next_release
 
@@ -61,7 +60,7 @@ class Ground:
 
     def module(self, text: str) -> dict[str, str]:
         """Return settings with which a server runs some Python before anything else."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        folder = new_folder("", self.folder)
         (folder / "sitecustomize.py").write_text(text)
         return {"PYTHONPATH": str(folder)}
 
@@ -180,7 +179,7 @@ def pgbouncer_is_killed(ground: Ground) -> Iterator[None]:
     if not Path(PGBOUNCER).exists():
         raise Missing("pgbouncer is not installed (Debian and Ubuntu: apt install pgbouncer)")
     port = free_port()
-    folder = Path(tempfile.mkdtemp(prefix="ticketboss-pgbouncer-"))
+    folder = new_folder("ticketboss-pgbouncer-")
     owner = embedded.owner_account()  # it does not run as root, just as PostgreSQL does not
     if owner:
         os.chown(folder, owner.pw_uid, owner.pw_gid)
@@ -230,7 +229,7 @@ def one_of_two_instances_is_stopped_and_started(ground: Ground) -> Iterator[None
 def two_releases_run_side_by_side(ground: Ground) -> Iterator[None]:
     """The second has migrated the schema, and has another function that writes."""
     ground.serve()
-    release = Path(tempfile.mkdtemp(dir=ground.folder))
+    release = new_folder("", ground.folder)
     shutil.copytree(ROOT / "ticketboss", release / "ticketboss")
     shutil.copytree(ROOT / "sql", release / "ticketboss" / "sql")
     make_next_release(release)
@@ -317,7 +316,7 @@ HEAD = (
 
 def run(ordeal: Ordeal, seconds: float) -> Outcome:
     """Let an ordeal strike while the checker is at work. Raises Missing."""
-    folder = Path(tempfile.mkdtemp(prefix="ticketboss-ordeal-"))
+    folder = new_folder("ticketboss-ordeal-")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         if ordeal is the_disk_is_full:

@@ -213,6 +213,14 @@ def run_sql(dsn: str, sql: str, parameters=None) -> list[tuple]:
         return cursor.fetchall() if cursor.description else []
 
 
+def new_folder(prefix: str = "ticketboss-test-", parent: Path | None = None) -> Path:
+    """Make a folder that the account that runs PostgreSQL for root may pass through."""
+    # A short path: that of a socket in it must not be longer than 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    folder.chmod(0o711)
+    return folder
+
+
 @contextlib.contextmanager
 def postgresql(folder: Path):
     """Run an embedded PostgreSQL on a folder; give its connection string."""

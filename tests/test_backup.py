@@ -6,11 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from serving import ROOT, Server, postgresql, run_sql, wait_for
+from serving import ROOT, Server, new_folder, postgresql, run_sql, wait_for
 from test_releases import Buyer
 
 from ticketboss.serving import embedded
@@ -28,7 +27,7 @@ OFFER = {"partnerId": "abc-corp", "seats": 2}
 @pytest.fixture
 def folder():
     """Give a folder with a short path, for sockets are in it, that PostgreSQL may write to."""
-    path = Path(tempfile.mkdtemp(prefix="ticketboss-test-"))
+    path = new_folder("ticketboss-test-")
     give(path)
     yield path
     shutil.rmtree(path)

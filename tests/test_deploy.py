@@ -6,14 +6,23 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
 from dotenv import dotenv_values
 from psycopg2.extensions import parse_dsn
-from serving import ROOT, Client, Server, connect, free_port, postgresql, run_sql, wait_for
+from serving import (
+    ROOT,
+    Client,
+    Server,
+    connect,
+    free_port,
+    new_folder,
+    postgresql,
+    run_sql,
+    wait_for,
+)
 from test_documents import Recorder
 from test_packaging import SOURCES
 
@@ -102,7 +111,7 @@ def test_systemd_finds_the_unit_well_confined():
 @pytest.fixture
 def folder():
     """Give a folder with a short path, for sockets are in it."""
-    path = Path(tempfile.mkdtemp(prefix="ticketboss-test-"))
+    path = new_folder("ticketboss-test-")
     yield path
     shutil.rmtree(path)
 

@@ -5,7 +5,6 @@ import http.client
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from proxy import (
     is_exchange,
     is_lookup,
 )
-from serving import Server, postgresql, run_sql, wait_for
+from serving import Server, new_folder, postgresql, run_sql, wait_for
 
 from ticketboss import create_app
 from ticketboss.config import Config
@@ -522,7 +521,7 @@ def _runs(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def _cluster():
-    folder = Path(tempfile.mkdtemp(prefix="ticketboss-fault-"))
+    folder = new_folder("ticketboss-fault-")
     try:
         with postgresql(folder) as dsn:
             yield Cluster(folder, dsn)

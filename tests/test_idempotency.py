@@ -3,14 +3,12 @@
 import os
 import shutil
 import signal
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import past
 import proxy
 import pytest
-from serving import ADMIN, postgresql, run_sql
+from serving import ADMIN, new_folder, postgresql, run_sql
 from test_conditions import eventually, one_batch
 
 from ticketboss import create_app
@@ -310,7 +308,7 @@ def test_a_replay_right_behind_a_cancel_in_its_batch_shows_it_cancelled(
 @pytest.fixture
 def standby():
     """Give a PostgreSQL of its own whose synchronous standby can be made to be absent."""
-    folder = Path(tempfile.mkdtemp(prefix="ticketboss-test-"))
+    folder = new_folder("ticketboss-test-")
 
     class Standby:
         def __init__(self, dsn):

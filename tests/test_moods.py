@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import shutil
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from proxy import Proxy
-from serving import Server, postgresql, run_sql
+from serving import Server, new_folder, postgresql, run_sql
 
 from ticketboss import create_app
 from ticketboss.config import Config
@@ -183,7 +182,7 @@ def test_while_a_server_takes_no_writes_others_are_told_at_once(clerk, sql):
 
 @pytest.fixture
 def folder():
-    path = Path(tempfile.mkdtemp(prefix="ticketboss-mood-"))
+    path = new_folder("ticketboss-mood-")
     yield path
     shutil.rmtree(path)
 

@@ -9,14 +9,13 @@ import site
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from serving import ROOT, Server, connect, settled_workers
+from serving import ROOT, Server, connect, new_folder, settled_workers
 
 from ticketboss.serving.embedded import Server as EmbeddedServer
 
@@ -30,7 +29,7 @@ LOCKED_SECONDS = 0.3
 @pytest.fixture
 def folder():
     """Give an empty folder, short enough for a Unix socket."""
-    path = Path(tempfile.mkdtemp(prefix="ticketboss-"))
+    path = new_folder("ticketboss-")
     yield path
     shutil.rmtree(path)
 

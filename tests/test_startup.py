@@ -6,13 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from serving import ROOT, Server, connect, free_port, postgresql, run_sql, wait_for
+from serving import ROOT, Server, connect, free_port, new_folder, postgresql, run_sql, wait_for
 
 from ticketboss.data import migrations
 from ticketboss.data.database import Database
@@ -30,7 +29,7 @@ MIGRATE = [sys.executable, "-m", "flask", "--app", "ticketboss", "migrate"]
 @pytest.fixture
 def folder():
     """Give an empty folder, short enough for a Unix socket."""
-    path = Path(tempfile.mkdtemp(prefix="ticketboss-"))
+    path = new_folder("ticketboss-")
     yield path
     assert wait_for(lambda: not running_in(path)), running_in(path)
     shutil.rmtree(path)
@@ -277,14 +276,88 @@ def test_an_interrupted_first_start_leaves_nothing_that_the_next_one_trips_on(
         assert server.stop() == 0
 
 
-def test_why_there_is_no_database_is_told_and_not_what_is_cleaned_up(tmp_path, monkeypatch):
-    broken = tmp_path / "initdb"
+@pytest.fixture
+def room(folder, monkeypatch):
+    """Let root keep in a folder of the test's own what the account has to reach."""
+    if os.geteuid() != 0:
+        pytest.skip("only root has somebody else run PostgreSQL")
+    monkeypatch.setattr(embedded, "ROOM", folder / "room")
+    embedded.programs.cache_clear()
+    yield folder / "room"
+    embedded.programs.cache_clear()
+
+
+def test_root_opens_no_folder_of_the_operator(folder, room):
+    private = folder / "private"
+    private.mkdir(mode=0o700)
+    data = private / "checkout" / "data"
+    for _ in range(2):  # the second finds what the first has made
+        server = embedded.Server(data)
+        server.join()
+        try:
+            run_sql(server.dsn, "CREATE TABLE IF NOT EXISTS once ()")
+        finally:
+            server.leave()
+        private.chmod(0o700)
+        assert server.cluster.is_relative_to(room)
+        private.chmod(0o755)  # an operator may, and his data stay where they are
+    assert [place.name for place in data.iterdir() if place.is_dir()] == []
+
+
+def test_root_opens_no_way_to_the_programs_either(folder, room, monkeypatch):
+    monkeypatch.setattr(
+        embedded, "_within_reach", lambda path: path.name != "postgres" or room in path.parents
+    )
+    before = {place: place.stat().st_mode for place in (folder, *folder.parents)}
+    server = embedded.Server(folder / "data")
+    server.join()
+    server.leave()
+    assert embedded.programs().is_relative_to(room)
+    assert {place: place.stat().st_mode for place in before} == before
+
+
+def test_data_at_a_place_that_is_out_of_reach_are_told_and_not_replaced(folder, room):
+    private = folder / "private"
+    (private / "postgresql").mkdir(parents=True)
+    private.chmod(0o700)
+    with pytest.raises(EmbeddedError, match=r"may not pass to .*: mkdir -p .* && mv ") as told:
+        embedded.Server(private).join()
+    assert len(str(told.value).splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="it takes Linux's /proc")
+def test_a_process_that_has_the_number_of_a_server_that_crashed_is_left_alone(folder):
+    server = embedded.Server(folder)
+    server.join()
+    postmaster = int((server.cluster / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    assert wait_for(lambda: not Path(f"/proc/{postmaster}").exists())
+    owner = embedded.owner_account()
+    account = {} if owner is None else {"user": owner.pw_uid}
+    with subprocess.Popen(["sleep", "60"], cwd="/", **account) as stranger:
+        try:
+            told = (server.cluster / "postmaster.pid").read_text()
+            (server.cluster / "postmaster.pid").write_text(
+                told.replace(str(postmaster), str(stranger.pid), 1)
+            )
+            server.leave()  # which has nothing to stop
+            assert stranger.poll() is None
+            again = embedded.Server(folder)
+            again.join()
+            assert run_sql(again.dsn, "SELECT 1") == [(1,)]
+            again.leave()
+            assert stranger.poll() is None
+        finally:
+            stranger.kill()
+
+
+def test_why_there_is_no_database_is_told_and_not_what_is_cleaned_up(folder, monkeypatch):
+    broken = folder / "initdb"
     broken.write_text("#!/bin/sh\necho 'x FATAL:  no room'\necho 'initdb: removing data'\nexit 1\n")
     broken.chmod(0o755)
-    tmp_path.chmod(0o755)
-    monkeypatch.setattr(embedded, "programs", lambda: tmp_path)
+    monkeypatch.setattr(embedded, "programs", lambda: folder)
     with pytest.raises(EmbeddedError, match="initdb failed: x FATAL:  no room$"):
-        embedded.Server(tmp_path / "data").join()
+        embedded.Server(folder / "data").join()
 
 
 # --- Who may call -------------------------------------------------------------------

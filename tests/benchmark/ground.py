@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -166,7 +165,7 @@ def new_prefix() -> str:
 
 @contextlib.contextmanager
 def temporary_folder():
-    folder = Path(tempfile.mkdtemp(prefix="ticketboss-benchmark-"))
+    folder = serving.new_folder("ticketboss-benchmark-")
     try:
         yield folder
     finally:

