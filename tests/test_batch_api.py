@@ -77,6 +77,12 @@ def test_operations_on_one_event_are_decided_in_their_order(send):
     assert answer.json["items"][1]["code"] == "sold_out"
 
 
+def test_one_key_for_two_events_goes_to_the_operation_that_comes_first(send):
+    keyed = {**RESERVE, "idempotencyKey": "k"}
+    answer = send(RESERVE, {**keyed, "eventId": "small"}, keyed, RESERVE)
+    assert statuses(answer) == [201, 201, 422, 201]
+
+
 @pytest.mark.parametrize(
     "operation",
     [

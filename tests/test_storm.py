@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -29,10 +30,12 @@ class Call(NamedTuple):
     change: object
     outcome: object = None
     failure: BaseException | None = None
+    # The atomic request that it was part of.
+    request: object = None
 
 
 class Storm:
-    """Some clients of several processes, each doing what comes to its mind."""
+    """Some clients of several processes, each doing what comes to its mind, or much at once."""
 
     def __init__(self):
         self.calls: list[Call] = []
@@ -42,22 +45,39 @@ class Storm:
     def client(self, path: Line, seed: int) -> None:
         chance = random.Random(seed)
         while time.monotonic() < self.ends:
-            event_id, change = self.something(chance)
-            try:
-                outcome = path.submit(event_id, change)
-            except BaseException as failure:
-                self.calls.append(Call(event_id, change, failure=failure))
+            if chance.random() < 0.2:
+                self.many(path, chance)
                 continue
-            self.calls.append(Call(event_id, change, outcome))
-            if isinstance(change, Reserve):
-                self.reserved.append((outcome.reservation.reservation_id, event_id))
+            event_id, change = self.something(chance)
+            self.note(partial(path.submit, event_id, change), event_id, change)
 
-    def something(self, chance: random.Random) -> tuple:
+    def many(self, path: Line, chance: random.Random) -> None:
+        """Send some changes in one request, each alone or all of them or none."""
+        atomic = chance.random() < 0.5
+        number, seats = (chance.randint(2, 3), 1) if atomic else (chance.randint(2, 9), 4)
+        asked = [self.something(chance, seats) for _ in range(number)]
+        asked = [each for each in asked if not isinstance(each[1], (Edit, Look))]
+        request = object() if atomic else None
+        turns = path.submit_all(asked, atomic) if asked else []
+        for turn in turns:
+            self.note(turn.result, turn.event_id, turn.change, request)
+
+    def note(self, ask, event_id: str, change, request: object = None) -> None:
+        try:
+            outcome = ask()
+        except BaseException as failure:
+            self.calls.append(Call(event_id, change, None, failure, request))
+            return
+        self.calls.append(Call(event_id, change, outcome, None, request))
+        if isinstance(change, Reserve):
+            self.reserved.append((outcome.reservation.reservation_id, event_id))
+
+    def something(self, chance: random.Random, most: int = 4) -> tuple:
         event_id = chance.choice(EVENTS)
         if chance.random() < 0.5:
             key = chance.choice([None, f"key-{chance.randrange(60)}"])
             hold_seconds = chance.choice([None, None, 1])
-            seats = chance.randint(1, 4)
+            seats = chance.randint(1, most)
             return event_id, Reserve(uuid4(), event_id, "abc", seats, hold_seconds, key)
         reservation_id, of_event = chance.choice(self.reserved[-40:])
         kinds = {
@@ -119,10 +139,16 @@ def test_what_is_answered_in_a_storm_is_what_was_written(storm, sql, verify):
     for row in sql("SELECT reservation_id, event_id, version, type, batch_id FROM ledger"):
         changes[row[0]].append(row[1:])
     wrong = []
+    together = defaultdict(list)
     keyed = defaultdict(set)
     cancelled = Counter()
     for call in storm:
         change, failure = call.change, call.failure
+        if call.request and isinstance(change, Reserve) and not change.idempotency_key:
+            # One that has a key may have been made before.
+            rows = changes[change.reservation_id]
+            made_by = [batch_id for *_, type, batch_id in rows if type in ("reserved", "held")]
+            together[call.request].append((*made_by, None)[0])
         if isinstance(failure, Unavailable):
             continue  # it may have been made or not
         refused = isinstance(failure, TicketBossError) and type(failure) is not TicketBossError
@@ -130,7 +156,7 @@ def test_what_is_answered_in_a_storm_is_what_was_written(storm, sql, verify):
             wrong.append(("failed", call))
         if isinstance(change, Reserve):
             if failure is not None:
-                if change.reservation_id in changes:
+                if changes[change.reservation_id]:
                     wrong.append(("refused, but written", call))
                 continue
             made = call.outcome.reservation
@@ -141,12 +167,16 @@ def test_what_is_answered_in_a_storm_is_what_was_written(storm, sql, verify):
                 keyed[change.idempotency_key].add(made.reservation_id)
         if isinstance(change, Cancel) and failure is None:
             cancelled[change.reservation_id] += 1
+    whole = [batch_ids for batch_ids in together.values() if len(batch_ids) > 1]
+    wrong += [("made in part", batch_ids) for batch_ids in whole if len(set(batch_ids)) > 1]
     wrong += [("one key, two reservations", key) for key, ids in keyed.items() if len(ids) > 1]
     for reservation_id, times in cancelled.items():
         types = [row[2] for row in changes[reservation_id]]
         if times > 1 or types.count("cancelled") != 1:
             wrong.append(("cancelled, but not once", reservation_id, times, types))
     assert wrong == []
+    made = Counter(batch_ids[0] is not None for batch_ids in whole)
+    assert made[True] and made[False], made
     kinds = Counter(type(call.change) for call in storm if call.failure is None)
     assert all(kinds[kind] for kind in (Reserve, Cancel, Confirm, Edit, Look)), kinds
     assert any(isinstance(call.failure, Unavailable) for call in storm), "nothing was broken"

@@ -51,7 +51,6 @@ class Plan:
             self.read_versions[reservation.reservation_id] = reservation.version
             if reservation.idempotency_key is not None:
                 self.keys[reservation.partner_id, reservation.idempotency_key] = reservation
-        self.new_keys: set[Key] = set()
         # What partners have of the pool, where a cap counts it; and the rows of the plan.
         self.partners = {each.partner_id: replace(each) for each in partners}
         # Whether it enters the ends of holds that have ended, which must come before all else.
@@ -128,9 +127,7 @@ class Plan:
         if reservation.allotment:
             self.reservations[reservation.reservation_id] = reservation
         if reservation.idempotency_key is not None:
-            key = reservation.partner_id, reservation.idempotency_key
-            self.keys[key] = reservation
-            self.new_keys.add(key)
+            self.keys[reservation.partner_id, reservation.idempotency_key] = reservation
         return reservation
 
     def change(

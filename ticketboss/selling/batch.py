@@ -38,7 +38,7 @@ from ticketboss.rules.errors import (
     Unavailable,
 )
 from ticketboss.rules.model import NOW, Event, PartnerSeats, Reservation
-from ticketboss.rules.plan import Plan
+from ticketboss.rules.plan import Key, Plan
 from ticketboss.selling.line import Turn
 
 log = logging.getLogger(__name__)
@@ -391,16 +391,13 @@ class Batches:
             else:
                 _fail(part.turns, EventNotFound())
         writing: list[Decided] = []
-        keys: set[tuple[str, str]] = set()
         for made in decided:
             if made.uncertain or (made.unproved and made.part.event_id in moved):
                 came = Came.LATER
-            elif not made.plan.entries:
-                self._answer(made)
-            # A key that another event's part brings, too, is judged when that is written.
-            elif keys.isdisjoint(made.plan.new_keys):
-                keys |= made.plan.new_keys
+            elif made.plan.entries:
                 writing.append(made)
+            else:
+                self._answer(made)
         outcomes = self._write(writing) if writing else {}
         unstuck: list[Turn] = []
         for made in writing:
@@ -590,10 +587,21 @@ def _count(plan: Plan) -> None:
 
 
 def _parts(turns: Iterable[Turn]) -> list[Part]:
-    """Return a part for each event, in the order in which they first appear."""
+    """Return a part for each event, in the order in which they first appear.
+
+    A key that an earlier turn brings to another event is judged when that is written: such
+    a turn, and whatever follows it to its event, is in no part and comes again. Only those of
+    an atomic request know of each other's keys.
+    """
     events: dict[str, list[Turn]] = {}
+    brought: dict[Key, str] = {}
+    waiting: set[str] = set()
     for turn in turns:
-        events.setdefault(turn.event_id, []).append(turn)
+        id, key = turn.event_id, turn.change.key
+        if key and brought.setdefault(key, id) != id and not turn.request.atomic:
+            waiting.add(id)
+        if id not in waiting:
+            events.setdefault(id, []).append(turn)
     return [Part(event_id, turns) for event_id, turns in events.items()]
 
 
