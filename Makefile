@@ -50,6 +50,10 @@ lint: $(VENV)/test ## Check the style of the code, and its types
 bench: $(VENV)/test ## Measure a hot sale: rates, latencies, conflicts
 	@exec $(BIN)/python -m tests.benchmark
 
+.PHONY: bench-rivals
+bench-rivals: $(VENV)/test $(VENV)/rivals/installed ## Measure it beside other designs
+	@exec $(BIN)/python -m tests.benchmark --rivals
+
 .PHONY: verify
 verify: $(VENV)/run ## Replay the ledger of every event against its numbers
 	@exec $(BIN)/flask --app wsgi verify
@@ -60,13 +64,24 @@ upgrade: $(VENV)/test ## Write the newest releases of all that is used into depl
 	@$(LOCK) --output-file deploy/locks/serve.txt
 	@$(LOCK) --extra embedded --output-file deploy/locks/run.txt
 	@$(LOCK) --extra test --output-file deploy/locks/test.txt
+	@$(LOCK_ALL) $(RIVALS)/requirements.in --output-file $(RIVALS)/requirements.txt
 
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade \
-	--generate-hashes --no-emit-index-url --no-header --no-annotate setup.cfg
+LOCK_ALL = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
+LOCK = $(LOCK_ALL) setup.cfg
 
 .PHONY: clean
 clean: ## Remove what make made, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+RIVALS := tests/benchmark/rivals
+
+# An environment of their own: nothing of theirs is used anywhere else.
+$(VENV)/rivals/installed: $(RIVALS)/requirements.txt | $(VENV)/test
+	@$(PYTHON) -m venv $(VENV)/rivals
+	@$(VENV)/rivals/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement $<
+	@touch $@
 
 # What python3 can do, or nothing: $(call able,<a statement that fails where it cannot>)
 able = $(shell $(PYTHON) -c '$(1)' 2>/dev/null && echo yes)

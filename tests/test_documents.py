@@ -538,7 +538,7 @@ def test_the_readme_can_be_read_in_one_go():
 
 def test_the_measurements_that_are_shown_are_those_of_the_benchmark():
     page = DOCUMENTS["docs/performance.md"]
-    (shown,) = blocks(page, "text")
+    shown, _ = blocks(page, "text")
     lines = squeezed(shown)
     results = json.loads((ROOT / "tests/benchmark/results.json").read_text("utf-8"))
     for row in results["rows"]:

@@ -2,11 +2,12 @@
 
     python -m tests.benchmark [--only hot,alone] [--output FOLDER]
     python -m tests.benchmark --against PATH [--only noop,reserve]
+    python -m tests.benchmark --rivals
 
 From the folder of the repository. BENCH_SECONDS is the length of one slice, of
 which a measurement takes several. With DATABASE_URL it runs on that database,
 else on an embedded one that is removed afterwards. With --against it compares
-this checkout with the one at PATH.
+this checkout with the one at PATH, with --rivals with other designs.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import psycopg2
 from tests.benchmark import against, machine, measures, picture, report
 from tests.benchmark.ground import Ground, Service, ground
 from tests.benchmark.load import CannotMeasure, Pgbench, Wrk
+from tests.benchmark.rivals import comparison
 from ticketboss.data.database import Conflict, ConnectionLost, Database, Rejected
 from ticketboss.data.verify import replay_ledgers
 from ticketboss.rules.errors import TicketBossError
@@ -41,7 +43,9 @@ def main() -> None:
     try:
         arguments = _arguments()
         seconds = _seconds()
-        if arguments.against is None:
+        if arguments.rivals:
+            _compare_rivals(seconds)
+        elif arguments.against is None:
             _run(arguments.only, arguments.output, seconds)
         else:
             _compare(arguments.against, arguments.only, seconds)
@@ -78,13 +82,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--against", type=Path, metavar="PATH", help="compare with the checkout of this folder"
     )
+    parser.add_argument(
+        "--rivals", action="store_true", help="compare with other designs; this is all it does"
+    )
     arguments = parser.parse_args()
     usual, named = (
         (measures.MEASURES, measures.NAMED)
         if arguments.against is None
         else (against.LOADS, against.NAMED)
     )
-    whole = arguments.only is None
+    whole, given = arguments.only is None, arguments.output
     arguments.only = list(usual) if whole else [name.strip() for name in arguments.only.split(",")]
     for name in arguments.only:
         if name not in usual | named:
@@ -92,9 +99,12 @@ def _arguments() -> argparse.Namespace:
                 f"--only takes {', '.join(usual | named)}, with commas between; not {name!r}"
             )
     if arguments.against is None:
-        arguments.output = _writable(arguments.output or (HERE if whole else None))
+        default = HERE if whole and not arguments.rivals else None
+        arguments.output = _writable(arguments.output or default)
     elif arguments.output is not None:
         raise CannotMeasure("--output is for a run without --against, which only prints")
+    if arguments.rivals and not (whole and arguments.against is None and given is None):
+        raise CannotMeasure("--rivals takes no other option, and only prints")
     return arguments
 
 
@@ -164,19 +174,32 @@ def _compare(path: Path, names: list[str], seconds: int) -> None:
         for load in loads
     ]
     both = against.checkouts(path)
-    with against.comparison(both, seconds, say) as comparison:
-        comparison.that.ground.require_durability()
-        base = comparison.this.ground
+    with against.comparison(both, seconds, say) as found:
+        found.that.ground.require_durability()
+        base = found.this.ground
         print(report.head(_facts(base, base.require_durability(), seconds)))
         print(against.describe(*both))
-        comparison.measure(loads, say)
+        found.measure(loads, say)
         say("replaying the ledgers")
-        for run in (comparison.this, comparison.that):
+        for run in (found.this, found.that):
             against.verify(run.service)
     took = round(time.monotonic() - started)
-    print(f"\n{report.comparison(comparison)}\n\nBoth ledgers agree. It all took {took} s.")
-    if comparison.this.failed or comparison.that.failed:
+    print(f"\n{report.comparison(found)}\n\nBoth ledgers agree. It all took {took} s.")
+    if found.this.failed or found.that.failed:
         raise SystemExit(1)
+
+
+def _compare_rivals(seconds: int) -> None:
+    started = time.monotonic()
+    with ground() as base:
+        print(report.head(_facts(base, base.require_durability(), seconds)))
+        with comparison.rivalry(base) as found:
+            run = comparison.measure(found, Wrk(), seconds, _since(started))
+        verdict = _verify(base)
+    took = round(time.monotonic() - started)
+    print(f"\n{comparison.table(found)}\n\n{verdict} It all took {took} s.")
+    if run.failed:
+        raise SystemExit(report.missed(run.failures))
 
 
 def _facts(base: Ground, settings: dict, seconds: int) -> dict:

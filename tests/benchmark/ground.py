@@ -216,18 +216,14 @@ class Service(serving.Server):
         self.ground = ground
         self.name = checkout.name
         self.python = checkout.python
-        self.configuration = checkout.gunicorn_configuration
+        self.command = [
+            *(self.python, "-m", "gunicorn", "-c", f"python:{checkout.gunicorn_configuration}"),
+            "tests.benchmark.application:application()",
+        ]
 
     def start(self, wait: bool = True) -> "Service":
         self.process = subprocess.Popen(
-            [
-                self.python,
-                "-m",
-                "gunicorn",
-                "-c",
-                f"python:{self.configuration}",
-                "tests.benchmark.application:application()",
-            ],
+            self.command,
             cwd=self.checkout,
             env=self.environment,
             stdin=subprocess.DEVNULL,

@@ -63,7 +63,7 @@ def table(run: Run) -> str:
         lines += ["", f"Beside that, with {run.service.ground.config.workers} workers", "-" * WIDTH]
         lines += [f"{text:48} {form.format(value):>12}" for text, form, value in shown]
     if run.failures:
-        lines += ["", f"MISSED: {_told(run.failures)}"]
+        lines += ["", missed(run.failures)]
     return "\n".join(lines)
 
 
@@ -92,7 +92,7 @@ def comparison(found: Comparison) -> str:
         f"Everybody else on this machine took {found.others:.0%} of it: the less, the better.",
     ]
     for run in (found.this, found.that):
-        told = f"MISSED: {_told(run.failures)}" if run.failures else "no request refused or failed"
+        told = missed(run.failures) if run.failures else "no request refused or failed"
         lines.append(f"{run.service.name}: {told}")
     return "\n".join(lines)
 
@@ -122,9 +122,10 @@ def _digits(milliseconds: float) -> int:
     return 2 if milliseconds < 10 else 1
 
 
-def _told(failures: Counter) -> str:
+def missed(failures: Counter) -> str:
+    """Return a line about requests that did not do what they were sent for."""
     told = ", ".join(f"{n} x {what}" for what, n in failures.most_common(5))
-    return f"{failures.total():,} requests refused or failed ({told})"
+    return f"MISSED: {failures.total():,} requests refused or failed ({told})"
 
 
 def _line(row: Row) -> str:

@@ -1,0 +1,1 @@
+"""What a team would build instead, each in a short file, and the comparison with it."""
