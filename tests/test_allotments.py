@@ -98,6 +98,21 @@ def test_what_an_allotment_has_not_enough_for_comes_from_the_pool(allot, reserve
     assert reserve(6).json["code"] == "sold_out"
 
 
+@pytest.mark.parametrize("atomic", [False, True])
+def test_a_batch_over_two_events_draws_from_the_allotment_of_each(client, store, allot, atomic):
+    """Both are read for it, and a partner's of one event is none of another."""
+    store.create_event("recital", "Recital", 10)
+    put = {"partnerId": "abc-corp", "seats": 10}
+    for place in (ALLOTMENTS, "/api/v1/events/recital/allotments"):
+        assert client.put(place, json=put, headers=AUTH).status_code == 201
+    one = {"op": "reserve", "partnerId": "abc-corp", "seats": 1}
+    operations = [{**one, "eventId": name} for name in ("concert", "recital") * 2]
+    answer = client.post("/api/v1/batch", json={"operations": operations, "atomic": atomic})
+    assert [(item["status"], item.get("allotted")) for item in answer.json["items"]] == [
+        (201, True)
+    ] * 4
+
+
 @pytest.mark.parametrize(
     "give_back",
     [

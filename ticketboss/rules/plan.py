@@ -113,9 +113,10 @@ class Plan:
 
     def allotment(self, partner_id: str) -> Reservation | None:
         """Return the allotment of a partner that lives, as it stands here."""
+        whose = self.seen.event_id, partner_id
         for each in self.reservations.values():
-            if each.allotment and each.live and each.partner_id == partner_id:
-                return each if each.event_id == self.seen.event_id else None
+            if each.allotment and each.live and (each.event_id, each.partner_id) == whose:
+                return each
         return None
 
     def create(self, reservation: Reservation, kind: Kind, *, actor: str | None) -> Reservation:
