@@ -25,6 +25,9 @@ OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 def pytest_configure():
     """Let a SIGTERM end the tests as Ctrl-C does, with everything they started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Where it is ignored, as in `nohup make test &`, whatever they start would ignore it, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

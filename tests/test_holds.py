@@ -459,6 +459,7 @@ def test_nobody_settles_for_longer_than_a_request_may_take(client, sql, verify, 
     monkeypatch.setattr(limits, "REQUEST_DEADLINE", 0.1)
     refused = client.post(RESERVATIONS, json={"partnerId": "abc-corp", "seats": 1})
     assert (refused.status_code, refused.json["code"]) == (503, "contention")
+    monkeypatch.setattr(limits, "REQUEST_DEADLINE", 1.0)  # on a busy machine, too
     computed = client.get(RESERVATIONS)
     assert (computed.status_code, computed.json["availableSeats"]) == (200, 2000)
     assert "ETag" not in computed.headers
