@@ -22,6 +22,7 @@ EVENT = "node-meetup-2025"
 URL = "/api/v1/reservations"
 HEALTH = "/api/v1/health"
 ONE_SEAT = {"partnerId": "abc-corp", "seats": 1}
+NOBODYS = "8ff309d0-e5c7-44e9-b621-8ff51427d2f0"
 SECONDS = 10
 
 
@@ -205,6 +206,19 @@ def test_a_hot_standby_is_unavailable_until_it_is_promoted(folder, moods):
         assert run_sql(dsn, "SELECT pg_promote()") == [(True,)]
         wait_until(lambda: client.get(HEALTH).status_code == 200)
         assert client.post(URL, json=ONE_SEAT).status_code == 201
+        app.extensions["ticketboss"]["store"].database.close()
+
+
+def test_nothing_can_be_proved_on_a_hot_standby(folder, moods):
+    """What a refusal rests on is made durable first, and a standby makes nothing durable."""
+    with postgresql(folder) as dsn, application_on(dsn) as app:
+        run_sql(dsn, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    (folder / "postgresql" / "standby.signal").touch()
+    shutil.chown(folder / "postgresql" / "standby.signal", *owner_of(folder / "postgresql"))
+    with postgresql(folder):
+        client = app.test_client()
+        refused = client.delete(f"{URL}/{NOBODYS}")
+        assert (refused.status_code, refused.json["code"]) == (503, "unavailable")
         app.extensions["ticketboss"]["store"].database.close()
 
 
