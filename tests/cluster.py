@@ -2,10 +2,10 @@
 
     python tests/cluster.py [--seconds 70] [--only WORD]
 
-The files are those of deploy/cluster/, with names, ports and folders exchanged: the nodes are
-127.0.1.1 to 127.0.1.3. Two instances sell, one through HAProxy, one through a connection string
-with all three hosts. Prints a table, and exits with status 1 if a promise was broken or a bound
-was not kept.
+The files are those of deploy/cluster/, with names, ports and folders exchanged: each node has a
+network namespace of its own, or an address from 127.0.1.1 to 127.0.1.3 where none can be had. Two
+instances sell, one through HAProxy, one through a connection string with all three hosts. Prints a
+table, and exits with status 1 if a promise was broken or a bound was not kept.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import pwd
+import random
 import re
 import secrets
 import shutil
@@ -42,6 +43,7 @@ NEEDED = {
     "etcd": "etcd-server",
     "haproxy": "haproxy",
     f"{PROGRAMS}/postgres": "postgresql",
+    "setpriv": "util-linux",
 }
 ACCOUNT = "postgres"  # PostgreSQL does not run as root
 NODES = (1, 2, 3)
@@ -53,14 +55,90 @@ AWAY = 35.0
 REQUEST_SECONDS = limits.REQUEST_DEADLINE + 2 * limits.DATABASE_PATIENCE + 0.5
 
 
+class Loopback:
+    """The nodes are addresses of the loopback: nothing comes between them."""
+
+    def host(self, node: int) -> str:
+        return f"127.0.1.{node}"
+
+    def command(self, node: int, command: tuple[str, ...]) -> list[str]:
+        """Return a command as it is run on a node."""
+        return list(command)
+
+
+class Namespaces:
+    """Each node has a network namespace, on one bridge with those who ask (ip-netns(8))."""
+
+    def __init__(self, stack: contextlib.ExitStack):
+        self._stack = stack
+        # Names of at most 15 bytes, and a net that nobody here uses.
+        self._name = f"tb{os.getpid()}"
+        self._net = f"10.{random.randrange(128, 255)}.{random.randrange(256)}"
+        self._add(["link", "add", self._name, "type", "bridge"], ["link", "del", self._name])
+        _ip("addr", "add", f"{self._net}.254/24", "dev", self._name)
+        _ip("link", "set", self._name, "up")
+        for node in NODES:
+            inside, cable = self._inside(node), self._cable(node)
+            self._add(["netns", "add", inside], ["netns", "del", inside])
+            _ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", inside)
+            _ip("link", "set", cable, "master", self._name, "up")
+            _ip("-n", inside, "addr", "add", f"{self.host(node)}/24", "dev", "eth0")
+            for device in ("lo", "eth0"):
+                _ip("-n", inside, "link", "set", device, "up")
+
+    def host(self, node: int) -> str:
+        return f"{self._net}.{node}"
+
+    def command(self, node: int, command: tuple[str, ...]) -> list[str]:
+        if node not in NODES:
+            return list(command)
+        return ["ip", "netns", "exec", self._inside(node), *command]
+
+    def split(self, node: int) -> None:
+        """Let a node neither hear nor be heard."""
+        _ip("link", "set", self._cable(node), "down")
+
+    def heal(self, node: int) -> None:
+        _ip("link", "set", self._cable(node), "up")
+
+    def _add(self, how: list[str], back: list[str]) -> None:
+        _ip(*how)
+        self._stack.callback(_ip, *back)
+
+    def _inside(self, node: int) -> str:
+        return f"{self._name}-{node}"
+
+    def _cable(self, node: int) -> str:
+        return f"{self._name}v{node}"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def network(stack: contextlib.ExitStack) -> Loopback | Namespaces:
+    """Return the nodes' network: namespaces, if they can be had."""
+    with (
+        contextlib.ExitStack() as attempt,
+        contextlib.suppress(OSError, subprocess.SubprocessError),
+    ):
+        found = Namespaces(attempt)
+        stack.push(attempt.pop_all())
+        return found
+    print("no network namespaces here (iproute2, and the right to make them): no split")
+    return Loopback()
+
+
 class Cluster:
     """Three nodes, and HAProxy in front of them."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack):
+        self.network = network(stack)
         self.folder = folder
         self._stack = stack
         account = pwd.getpwnam(ACCOUNT)
-        self._account = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+        self._owner = account.pw_uid, account.pw_gid
+        self._as_owner = f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"
         os.chown(folder, account.pw_uid, account.pw_gid)
         self._ports = {name: str(free_port()) for name in ("5432", "8008", "2379", "2380", "5000")}
         self._passwords = {
@@ -102,7 +180,8 @@ class Cluster:
         text = (FILES / name).read_text("utf-8")
         swapped = {"1": str(node), str(node): "1"}
         text = re.sub(r"\bnode-(\d)", lambda m: f"node-{swapped.get(m[1], m[1])}", text)
-        text = re.sub(r"\bnode-(\d):(\d+)", lambda m: f"127.0.1.{m[1]}:{self._ports[m[2]]}", text)
+        hosts, ports = self.network.host, self._ports
+        text = re.sub(r"\bnode-(\d):(\d+)", lambda m: f"{hosts(int(m[1]))}:{ports[m[2]]}", text)
         text = text.replace("127.0.0.1:5000", f"127.0.0.1:{self._ports['5000']}")
         text = text.replace("port 8008", f"port {self._ports['8008']}")
         text = text.replace("/var/lib/etcd/ticketboss", str(self.folder / f"etcd-{node}"))
@@ -120,20 +199,19 @@ class Cluster:
     def _sockets(self, node: int) -> Path:
         folder = self.folder / f"sockets-{node}"
         folder.mkdir(exist_ok=True)
-        os.chown(folder, self._account["user"], self._account["group"])
+        os.chown(folder, *self._owner)
         return folder
 
     def _run(self, name: str, node: int, *command: str, **environment: str) -> None:
         with (self.folder / f"{name}-{node}.log").open("a") as log:
             self._processes[name, node] = subprocess.Popen(
-                command,
+                self.network.command(node, ("setpriv", *self._as_owner, *command)),
                 env={"PATH": os.environ["PATH"], "HOME": str(self.folder), **environment},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                **self._account,
             )
 
     def log(self) -> str:
@@ -153,7 +231,7 @@ class Cluster:
 
     def _ask(self, node: int, path: str, body: dict | None = None) -> tuple[int, str]:
         request = urllib.request.Request(
-            f"http://127.0.1.{node}:{self._ports['8008']}{path}",
+            f"http://{self.network.host(node)}:{self._ports['8008']}{path}",
             data=json.dumps(body).encode() if body else None,
         )
         try:
@@ -181,7 +259,7 @@ class Cluster:
 
     def _sql(self, *statements: str) -> None:
         """Run statements on the leader; psql puts the role's password in."""
-        server = f"host=127.0.1.{self.leader()} port={self._ports['5432']}"
+        server = f"host={self.network.host(self.leader())} port={self._ports['5432']}"
         password = self._passwords["PATRONI_SUPERUSER_PASSWORD"]
         for statement in statements:
             subprocess.run(
@@ -198,7 +276,7 @@ class Cluster:
     def dsns(self) -> tuple[str, str]:
         """Return the ways to the database: through HAProxy, and with every host."""
         port = self._ports["5432"]
-        hosts = ",".join(f"127.0.1.{node}:{port}" for node in NODES)
+        hosts = ",".join(f"{self.network.host(node)}:{port}" for node in NODES)
         user = f"postgresql://ticketboss:{self._password}@"
         return (
             f"{user}127.0.0.1:{self._ports['5000']}/ticketboss",
@@ -268,6 +346,13 @@ def the_node_is_frozen_and_thawed(cluster: Cluster, leader: int) -> Iterator[Non
     cluster.signal(signal.SIGCONT, pids[::-1])
 
 
+def the_network_is_split_and_healed(cluster: Cluster, leader: int) -> Iterator[None]:
+    """It lives on, and hears nobody: neither the others, nor who was connected to it."""
+    cluster.network.split(leader)
+    yield
+    cluster.network.heal(leader)
+
+
 def it_hands_over_as_planned(cluster: Cluster, leader: int) -> Iterator[None]:
     cluster.switch_over()
     yield
@@ -283,6 +368,7 @@ LOSSES = (
     Loss(the_node_is_killed, 25),
     Loss(its_agent_is_killed, 25),
     Loss(the_node_is_frozen_and_thawed, 25),
+    Loss(the_network_is_split_and_healed, 25),
     Loss(it_hands_over_as_planned, 4),
 )
 HEAD = (
@@ -361,6 +447,10 @@ def main() -> int:
         urls = [f"http://127.0.0.1:{server.port}" for server in servers]
         print(HEAD, flush=True)
         for loss in LOSSES:
+            if loss.happens is the_network_is_split_and_healed and isinstance(
+                cluster.network, Loopback
+            ):
+                continue
             if arguments.only in loss.happens.__name__.replace("_", " "):
                 wrong += lose(cluster, loss, urls, arguments.seconds, arguments.save)
     for each in wrong:
