@@ -191,8 +191,7 @@ def folder():
 def test_a_hot_standby_is_unavailable_until_it_is_promoted(folder, moods):
     with postgresql(folder) as dsn, application_on(dsn) as app:
         made = app.test_client().post(URL, json=ONE_SEAT)
-    (folder / "postgresql" / "standby.signal").touch()
-    shutil.chown(folder / "postgresql" / "standby.signal", *owner_of(folder / "postgresql"))
+    make_standby(folder / "postgresql")
     with postgresql(folder) as dsn:
         client = app.test_client()
         app.extensions["ticketboss"]["store"].database.last_write = float("-inf")
@@ -213,8 +212,7 @@ def test_nothing_can_be_proved_on_a_hot_standby(folder, moods):
     """What a refusal rests on is made durable first, and a standby makes nothing durable."""
     with postgresql(folder) as dsn, application_on(dsn) as app:
         run_sql(dsn, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-    (folder / "postgresql" / "standby.signal").touch()
-    shutil.chown(folder / "postgresql" / "standby.signal", *owner_of(folder / "postgresql"))
+    make_standby(folder / "postgresql")
     with postgresql(folder):
         client = app.test_client()
         refused = client.delete(f"{URL}/{NOBODYS}")
@@ -222,8 +220,11 @@ def test_nothing_can_be_proved_on_a_hot_standby(folder, moods):
         app.extensions["ticketboss"]["store"].database.close()
 
 
-def owner_of(path: Path) -> tuple[int, int]:
-    return path.stat().st_uid, path.stat().st_gid
+def make_standby(cluster: Path) -> None:
+    """Let a server that is stopped start as a hot standby, of nobody."""
+    signal = cluster / "standby.signal"
+    signal.touch()
+    shutil.chown(signal, cluster.stat().st_uid, cluster.stat().st_gid)
 
 
 def test_where_commits_hang_everybody_is_told_that_it_is_unavailable(folder, moods):

@@ -86,12 +86,16 @@ def _arguments() -> argparse.Namespace:
         "--rivals", action="store_true", help="compare with other designs; this is all it does"
     )
     arguments = parser.parse_args()
+    if arguments.rivals:
+        if any((arguments.only, arguments.output, arguments.against)):
+            raise CannotMeasure("--rivals takes no other option, and only prints")
+        return arguments
     usual, named = (
         (measures.MEASURES, measures.NAMED)
         if arguments.against is None
         else (against.LOADS, against.NAMED)
     )
-    whole, given = arguments.only is None, arguments.output
+    whole = arguments.only is None
     arguments.only = list(usual) if whole else [name.strip() for name in arguments.only.split(",")]
     for name in arguments.only:
         if name not in usual | named:
@@ -99,12 +103,9 @@ def _arguments() -> argparse.Namespace:
                 f"--only takes {', '.join(usual | named)}, with commas between; not {name!r}"
             )
     if arguments.against is None:
-        default = HERE if whole and not arguments.rivals else None
-        arguments.output = _writable(arguments.output or default)
+        arguments.output = _writable(arguments.output or (HERE if whole else None))
     elif arguments.output is not None:
         raise CannotMeasure("--output is for a run without --against, which only prints")
-    if arguments.rivals and not (whole and arguments.against is None and given is None):
-        raise CannotMeasure("--rivals takes no other option, and only prints")
     return arguments
 
 

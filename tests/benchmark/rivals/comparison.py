@@ -58,7 +58,7 @@ WHERE total_seats - available_seats <> (
 
 
 class RivalService(Service):
-    """A rival under gunicorn, with as many processes as the service has, and its threads."""
+    """A rival under gunicorn, with as many processes as the service has."""
 
     def __init__(self, ground: Ground, rival: Rival):
         where = extensions.parse_dsn(ground.dsn)
@@ -125,7 +125,8 @@ def measure(found: Rivalry, wrk: Wrk, seconds: int, say: Callable[[str], None]) 
             first = (turn + place) % len(services)
             for service in services[first:] + services[:first]:
                 for other in services:
-                    other.come_to_rest()
+                    if other is not service:  # which the slice itself waits for
+                        other.come_to_rest()
                 done = run.slice(
                     load.kind,
                     connections=load.connections,
