@@ -300,6 +300,7 @@ def test_root_opens_no_folder_of_the_operator(folder, room):
             server.leave()
         private.chmod(0o700)
         assert server.cluster.is_relative_to(room)
+        assert embedded.place(data) == server.cluster.parent  # which is what a start tells
         private.chmod(0o755)  # an operator may, and his data stay where they are
     assert [place.name for place in data.iterdir() if place.is_dir()] == []
 

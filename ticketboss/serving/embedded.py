@@ -64,6 +64,11 @@ def use(folder: Path) -> str:
     return server.dsn
 
 
+def place(folder: Path) -> Path:
+    """Return where the data of `folder` is: there, or where its owner can reach it."""
+    return Server(folder).cluster.parent
+
+
 class Server:
     """The PostgreSQL server of one data folder."""
 

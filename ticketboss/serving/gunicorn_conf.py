@@ -11,7 +11,7 @@ import time
 from ticketboss import config as configuration
 from ticketboss import logs
 from ticketboss.rules import limits
-from ticketboss.serving import exposure, startup
+from ticketboss.serving import embedded, exposure, startup
 from ticketboss.serving.master import Master
 
 log = logging.getLogger(__name__)
@@ -134,9 +134,9 @@ def _check_address() -> None:
 def _welcome() -> str:
     host = "127.0.0.1" if _config.host in ("0.0.0.0", "::") else _config.host
     url = f"http://[{host}]:{_config.port}" if ":" in host else f"http://{host}:{_config.port}"
-    data = "in the database of DATABASE_URL" if _config.database_url else f"in {_config.data}"
+    place = "the database of DATABASE_URL" if _config.database_url else embedded.place(_config.data)
     return (
-        f"TicketBoss listens on {url}, its data is {data}. Stop it with Ctrl-C.\n"
+        f"TicketBoss listens on {url}, its data is in {place}. Stop it with Ctrl-C.\n"
         f"Watch it sell on {url}/ in a browser, read and try its API on {url}/docs. Or:\n"
         f"  curl {url}/api/v1/reservations\n"
         f"  curl {url}/api/v1/reservations -H 'Content-Type: application/json'"
