@@ -58,6 +58,12 @@ bench-rivals: $(VENV)/test $(VENV)/rivals/installed ## Measure it beside other d
 verify: $(VENV)/run ## Replay the ledger of every event against its numbers
 	@exec $(BIN)/flask --app wsgi verify
 
+.PHONY: dist
+dist: $(VENV)/test ## Build the wheel and the source distribution, and check both
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist .
+	@TEST_DIST=dist $(BIN)/python -m pytest tests/test_packaging.py
+
 .PHONY: upgrade
 upgrade: $(VENV)/test ## Write the newest releases of all that is used into deploy/locks
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, what it needs, and that it serves without the checkout."""
+"""What a release is made of: what is in it, what it needs, that it serves without the checkout."""
 
 import contextlib
 import json
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +17,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from serving import ROOT, Server, free_port
 
-SOURCES = ("ticketboss", "sql", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+FILES = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = ("ticketboss", "sql", "tests", *FILES)
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
-    """Build the wheel, of a copy: setuptools leaves its work beside the sources."""
+def distributions(tmp_path_factory) -> Path:
+    """Build both, the wheel of the sdist; of a copy: setuptools leaves its work beside it.
+
+    TEST_DIST is the folder of some that are built.
+    """
+    if ready := os.environ.get("TEST_DIST"):
+        return Path(ready)
     copy = tmp_path_factory.mktemp("sources")
     for name in SOURCES:
         source = ROOT / name
@@ -29,9 +36,14 @@ def wheel(tmp_path_factory) -> Path:
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copy)
-    built = tmp_path_factory.mktemp("wheel")
-    pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(built), str(copy))
-    (wheel,) = built.glob("ticketboss-*.whl")
+    built = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--outdir", str(built), str(copy))
+    return built
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions) -> Path:
+    (wheel,) = distributions.glob("*.whl")
     return wheel
 
 
@@ -40,12 +52,12 @@ def installed(wheel, tmp_path_factory) -> Path:
     """Install the wheel and what it needs, and nothing else, in an environment of its own."""
     environment = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    pip(str(environment / "bin" / "python"), "install", str(wheel))
+    python = str(environment / "bin" / "python")
+    run(python, "-m", "pip", "install", "--disable-pip-version-check", str(wheel))
     return environment / "bin"
 
 
-def pip(python: str, *arguments: str) -> None:
-    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+def run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -62,6 +74,20 @@ def test_the_wheel_holds_the_code_and_every_statement(wheel):
     assert len(sql) > 10
     data = {"py.typed", "web/board.html", "web/docs.html", "web/examples.json"}
     assert names == code | sql | {f"ticketboss/{name}" for name in data}
+
+
+def test_the_source_distribution_holds_what_the_wheel_is_made_of_and_no_tests(distributions):
+    (sdist,) = distributions.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    made = [name for name in names if "/" not in name and not name.endswith(".egg-info")]
+    assert sorted(made) == sorted(["", "PKG-INFO", "sql", "ticketboss", *FILES])
+
+
+def test_the_changelog_tells_of_this_version():
+    version, log = metadata.version("ticketboss"), (ROOT / "CHANGELOG.md").read_text("utf-8")
+    dated = re.search(rf"^## \[{re.escape(version)}\] - 20\d\d-\d\d-\d\d$", log, re.MULTILINE)
+    assert dated or f"Version {version} has not been released yet." in log
 
 
 def test_an_installation_needs_four_packages_and_caps_each(installed):
