@@ -273,7 +273,17 @@ def test_a_restart_shorter_than_the_patience_costs_nobody_a_refusal(dsn, moods, 
     assert moods() == []
 
 
-def test_the_connections_that_a_server_grants_serve_everybody(clerk, sql, moods):
+def test_one_refused_connection_beside_others_is_no_lack_of_them(clerk, sql, moods):
+    database = Database(clerk, size=2)
+    sql("ALTER ROLE clerk CONNECTION LIMIT 1")
+    together(2, lambda: database.read("SELECT pg_sleep(0.05)"))
+    assert database.last_failure and moods() == []
+    sql("ALTER ROLE clerk CONNECTION LIMIT -1")
+    database.close()
+
+
+def test_the_connections_that_a_server_grants_serve_everybody(clerk, sql, moods, monkeypatch):
+    monkeypatch.setattr(limits, "POOL_REST", 0.02)
     sql("ALTER ROLE clerk CONNECTION LIMIT 3")
     with application_on(clerk) as app:
 

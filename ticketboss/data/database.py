@@ -281,7 +281,8 @@ class Database:
         self._quiet = quiet
         self.pool = Pool(size)
         self._trouble: _Trouble | None = None
-        # Whether it granted fewer connections than the pool would have opened.
+        # Since when it grants fewer connections than the pool would open, and whether it was told.
+        self._short_since: float | None = None
         self._short = False
         self._mutex = threading.Lock()
         self._probe = threading.Lock()
@@ -513,21 +514,27 @@ class Database:
             except _Refused:
                 refusal = self.last_failure
                 if self.pool.refused():
-                    self._note_short(True)
+                    self._note_short()
                     raise
             except Unavailable:
                 break
             else:
-                self._note_short(False)
+                self._short_since, self._short = None, False
                 return connection
         self._note(_Trouble(refusal or self.last_failure))
         raise Unavailable
 
-    def _note_short(self, short: bool) -> None:
-        if short and not self._short:
+    def _note_short(self) -> None:
+        """Tell that the server refuses what others have, if it still does after a rest.
+
+        One that restarts refuses some, too, while others are connected.
+        """
+        now = time.monotonic()
+        self._short_since = self._short_since or now
+        if not self._short and now - self._short_since >= limits.POOL_REST:
             message = "the database grants fewer connections than POOL_SIZE"
             self._tell(logging.WARNING, message, reason=self.last_failure)
-        self._short = short
+            self._short = True
 
     def _connect(self, deadline: float) -> Connection:
         """Connect to the first host that answers and accepts; raise Unavailable or _Refused."""
