@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from serving import ROOT, Server, free_port
 
-FILES = ("setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
-SOURCES = ("ticketboss", "sql", "tests", *FILES)
+FILES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("ticketboss", "sql", *FILES)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def distributions(tmp_path_factory) -> Path:
     if ready := os.environ.get("TEST_DIST"):
         return Path(ready)
     copy = tmp_path_factory.mktemp("sources")
-    for name in SOURCES:
+    for name in (*SOURCES, "MANIFEST.in", "tests"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -81,7 +81,7 @@ def test_the_source_distribution_holds_what_the_wheel_is_made_of_and_no_tests(di
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     made = [name for name in names if "/" not in name and not name.endswith(".egg-info")]
-    assert sorted(made) == sorted(["", "PKG-INFO", "sql", "ticketboss", *FILES])
+    assert sorted(made) == sorted(["", "PKG-INFO", "MANIFEST.in", *SOURCES])
 
 
 def test_the_changelog_tells_of_this_version():
