@@ -14,6 +14,11 @@ from test_releases import Buyer
 
 from ticketboss.serving import embedded
 
+pytestmark = pytest.mark.skipif(
+    not (embedded.programs() / "pg_dump").exists(),
+    reason="this PostgreSQL has no pg_dump beside its server",
+)
+
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text("utf-8")
 SECTION = OPERATIONS.partition("\n## Backup and restore\n")[2].partition("\n## ")[0]
 DUMP, RESTORE, BASE, RECOVER, VERIFY = re.findall(
