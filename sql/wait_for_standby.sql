@@ -10,4 +10,4 @@
 SELECT CASE
     WHEN pg_current_xact_id() IS NOT NULL THEN pg_logical_emit_message(true, 'ticketboss', '')
 END
-WHERE current_setting('synchronous_standby_names') <> '';
+WHERE current_setting('synchronous_standby_names') <> '' OR pg_is_in_recovery();

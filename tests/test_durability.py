@@ -215,3 +215,12 @@ def test_what_proves_a_reading_is_in_one_message_with_it(replaced, statements):
         call()
         (proof,) = [sql for sql in statements if "pg_logical_emit_message" in sql]
         assert reads in proof.partition(";")[2]
+
+
+def test_where_no_standby_is_waited_for_a_refusal_is_one_reading(client, statements):
+    sold_out(client)
+    client.post(RESERVATIONS, json={"partnerId": "xyz-inc", "seats": 1})
+    statements.clear()
+    refused = client.post(RESERVATIONS, json={"partnerId": "xyz-inc", "seats": 1})
+    assert refused.json["code"] == "sold_out"
+    assert len(statements) == 1

@@ -208,14 +208,21 @@ def test_a_hot_standby_is_unavailable_until_it_is_promoted(folder, moods):
         app.extensions["ticketboss"]["store"].database.close()
 
 
-def test_nothing_can_be_proved_on_a_hot_standby(folder, moods):
+@pytest.mark.parametrize("names", ["", "nobody"])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.delete(f"{URL}/{NOBODYS}"),
+        lambda client: client.post(URL, json=ONE_SEAT, headers={"If-Match": '"999"'}),
+    ],
+)
+def test_nothing_can_be_proved_on_a_hot_standby(folder, moods, names, ask):
     """What a refusal rests on is made durable first, and a standby makes nothing durable."""
     with postgresql(folder) as dsn, application_on(dsn) as app:
-        run_sql(dsn, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        run_sql(dsn, f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
     make_standby(folder / "postgresql")
     with postgresql(folder):
-        client = app.test_client()
-        refused = client.delete(f"{URL}/{NOBODYS}")
+        refused = ask(app.test_client())
         assert (refused.status_code, refused.json["code"]) == (503, "unavailable")
         app.extensions["ticketboss"]["store"].database.close()
 

@@ -73,6 +73,8 @@ class Event(EventMembers):
     read_at: datetime
     # Whether a hold has ended and is not in the ledger yet.
     unsettled: bool
+    # Whether nothing more could be done for it to be durable as it was seen (read_events.sql).
+    durable: bool = False
     # Whether its reservations and its ledger are in a file, or on their way there.
     archived: bool = False
 

@@ -424,8 +424,9 @@ class Batches:
         """Return the events, of parts that no write of their own proves, that are not as read.
 
         What is refused is proved by a version, too: where a standby is waited for, it was
-        read again by a transaction that could commit.
+        read again by a transaction that could commit. Where none is, nothing is.
         """
+        unproved = [made for made in unproved if not made.plan.seen.durable]
         if not (unproved or absent):
             return set()
         seen: dict[str | UUID, int | None] = {part.event_id: None for part in absent}
