@@ -402,7 +402,10 @@ def lose(
     if failures:
         raise failures[0]
     if folder:
+        folder.mkdir(parents=True, exist_ok=True)
         save(asking.records, folder / f"{loss.happens.__name__}.jsonl")
+        for log in cluster.folder.glob("*.log"):
+            shutil.copy(log, folder)
     verdict = judge(asking.records, failover=True)
     whole = summary(asking.records)
     gaps = [summary([r for r in asking.records if r.server == n]).longest_gap for n in range(2)]
@@ -428,7 +431,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=70, help="for each loss")
     parser.add_argument("--only", default="", help="those with this word in their name")
-    parser.add_argument("--save", type=Path, help="a folder for the histories")
+    parser.add_argument("--save", type=Path, help="a folder for the histories, and the logs")
     arguments = parser.parse_args()
     missing = [package for program, package in NEEDED.items() if not shutil.which(program)]
     if missing:
