@@ -40,6 +40,10 @@ test-faults: $(VENV)/test ## Disturb it in every way while the checker is at wor
 test-cluster: $(VENV)/test ## The same over three nodes of PostgreSQL that lose their leader
 	@exec $(BIN)/python tests/cluster.py
 
+.PHONY: test-mutants
+test-mutants: $(VENV)/test $(VENV)/mutants/installed ## Change the rules here and there: does a test tell?
+	@exec $(VENV)/mutants/bin/python tests/mutation/mutants.py $(if $(ONLY),--only $(ONLY))
+
 .PHONY: lint
 lint: $(VENV)/test ## Check the style of the code, and its types
 	@$(BIN)/ruff check .
@@ -71,6 +75,7 @@ upgrade: $(VENV)/test ## Write the newest releases of all that is used into depl
 	@$(LOCK) --extra embedded --output-file deploy/locks/run.txt
 	@$(LOCK) --extra test --output-file deploy/locks/test.txt
 	@$(LOCK_ALL) $(RIVALS)/requirements.in --output-file $(RIVALS)/requirements.txt
+	@$(LOCK_ALL) $(MUTANTS)/requirements.in --output-file $(MUTANTS)/requirements.txt
 
 LOCK_ALL = $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
@@ -81,11 +86,14 @@ clean: ## Remove what make made, but no data
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 RIVALS := tests/benchmark/rivals
+MUTANTS := tests/mutation
 
-# An environment of their own: nothing of theirs is used anywhere else.
-$(VENV)/rivals/installed: $(RIVALS)/requirements.txt | $(VENV)/test
-	@$(PYTHON) -m venv $(VENV)/rivals
-	@$(VENV)/rivals/bin/python -m pip install --quiet --disable-pip-version-check \
+# Environments of their own: nothing of theirs is used anywhere else.
+$(VENV)/rivals/installed: $(RIVALS)/requirements.txt
+$(VENV)/mutants/installed: $(MUTANTS)/requirements.txt
+$(VENV)/%/installed: | $(VENV)/test
+	@$(PYTHON) -m venv $(VENV)/$*
+	@$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --requirement $<
 	@touch $@
 

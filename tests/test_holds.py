@@ -603,6 +603,7 @@ def test_nothing_is_changed_on_an_older_state_of_the_reservation_than_of_the_eve
 ):
     """A rival process cancels while one of the two is being read; the seats come back once."""
     monkeypatch.setattr(ReservationChange, "may_suppose", supposes)
+    monkeypatch.setattr(limits, "DATABASE_PATIENCE", 20)  # for the one that is held up below
     place = hold(4).location
     with proxy.Proxy(dsn) as between, ThreadPoolExecutor(1) as pool:
         slow = create_app(Config(database_url=between.dsn)).test_client()
