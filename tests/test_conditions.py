@@ -133,6 +133,30 @@ def test_a_read_with_both_conditions_gets_the_thing_or_an_error_that_says_so(cli
                 assert answer.status_code == (200 if if_none_match == '"9"' else 304), conditions
 
 
+@pytest.mark.parametrize("address", ["/", "/docs", "/openapi.json"])
+def test_what_a_release_says_to_everybody_takes_conditions_too(client, address):
+    plain = client.get(address)
+    tag = plain.headers["ETag"]
+    for conditions, status in (
+        ({"If-Match": tag}, 200),
+        ({"If-Match": "*"}, 200),
+        ({"If-Match": '"7"'}, 412),
+        ({"If-Match": "7"}, 400),
+        ({"If-None-Match": tag}, 304),
+        ({"If-None-Match": f"W/{tag}"}, 304),
+        ({"If-None-Match": '"7"'}, 200),
+        ({"If-Match": '"7"', "If-None-Match": tag}, 412),
+    ):
+        answer = client.get(address, headers=conditions)
+        assert answer.status_code == status, conditions
+        if status >= 400:
+            codes = {400: "invalid_request", 412: "precondition_failed"}
+            assert answer.json["code"] == codes[status]
+        else:
+            assert answer.headers["ETag"] == tag
+            assert answer.data == (plain.data if status == 200 else b"")
+
+
 # --- If-Match -------------------------------------------------------------------
 
 

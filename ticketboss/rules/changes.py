@@ -45,9 +45,12 @@ class IfMatch:
     tags: frozenset[str] | None = None
     weak: bool = False
 
+    def allows(self, tag: str) -> bool:
+        return self.tags is None or tag in self.tags
+
     def check(self, version: int) -> None:
         """Raise PreconditionFailed unless `version` is one of those."""
-        if self.tags is not None and str(version) not in self.tags:
+        if not self.allows(str(version)):
             raise (WeakCondition if self.weak else PreconditionFailed)(version=version)
 
 

@@ -1,11 +1,12 @@
 """Conditional requests (RFC 9110, section 13): a version is its thing's entity tag."""
 
+import hashlib
 import re
 
 from flask import Response, jsonify, request
 
 from ticketboss.rules.changes import ANY_VERSION, IfMatch
-from ticketboss.rules.errors import InvalidRequest, PreconditionRequired
+from ticketboss.rules.errors import InvalidRequest, PreconditionFailed, PreconditionRequired
 
 ENTITY_TAG = r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"'
 # Some of them, with commas between; elements of a list may be empty (RFC 9110, section 5.6.1).
@@ -48,11 +49,28 @@ def tagged(body: dict, version: int | None) -> Response:
 
 def unless_seen(body: dict, tag: str) -> Response:
     """Return `body` with its entity tag, or 304 where a client that reads has it."""
-    response = None
-    if request.method in ("GET", "HEAD"):
-        seen = request.if_none_match
-        if seen.star_tag or seen.contains_weak(tag):
-            response = Response(status=304)
-    response = response or jsonify(body)
+    seen = request.method in ("GET", "HEAD") and _seen(tag)
+    response = Response(status=304) if seen else jsonify(body)
     response.headers["ETag"] = f'"{tag}"'
     return response
+
+
+def unchanging(content: str, mimetype: str) -> Response:
+    """Return what a release says to everybody, or 304 where a client has it.
+
+    Raises PreconditionFailed where it insists on another, or InvalidRequest.
+    """
+    response = Response(content, mimetype=mimetype)
+    response.headers["Cache-Control"] = "no-cache"
+    tag = hashlib.sha256(content.encode()).hexdigest()[:32]
+    response.set_etag(tag)
+    if not if_match().allows(tag):
+        raise PreconditionFailed
+    if _seen(tag):
+        response.status_code = 304
+    return response
+
+
+def _seen(tag: str) -> bool:
+    seen = request.if_none_match
+    return seen.star_tag or seen.contains_weak(tag)

@@ -9,7 +9,7 @@ import re
 from functools import cache
 from importlib import resources
 
-from flask import Blueprint, Response, current_app, request
+from flask import Blueprint, current_app
 from werkzeug.routing import Map, Rule
 
 from ticketboss.logs import RELEASE
@@ -17,6 +17,7 @@ from ticketboss.rules import limits, names
 from ticketboss.rules.keys import KEY_ID
 from ticketboss.web import allotments, batches, events, keys, reservations, schemas
 from ticketboss.web.calls import BATCH_ITEMS, CALLS, NUMBER, TEXT, Call
+from ticketboss.web.conditions import unchanging
 from ticketboss.web.refusals import REFUSALS, Refusal
 from ticketboss.web.schemas import camel_case
 from ticketboss.web.shapes import Shape, name, pattern, reference, shape
@@ -97,10 +98,7 @@ SHARED = (*ANY, *OF_THE_API, *OF_A_BODY, 405, 424)
 @blueprint.get("/openapi.json")
 def show():
     """Describe all calls, in OpenAPI 3.1."""
-    response = Response(_document(current_app.url_map), mimetype="application/json")
-    response.headers["Cache-Control"] = "no-cache"
-    response.add_etag()
-    return response.make_conditional(request)
+    return unchanging(_document(current_app.url_map), "application/json")
 
 
 @cache
