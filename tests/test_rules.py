@@ -14,12 +14,13 @@ from ticketboss.rules.errors import (
     HoldLimit,
     IdempotencyKeyReused,
     NotEnoughSeats,
+    PartnerLimit,
     PreconditionFailed,
     SalesClosed,
     SalesNotOpen,
     TicketBossError,
 )
-from ticketboss.rules.model import NOW, Event, Reservation
+from ticketboss.rules.model import NOW, Event, PartnerSeats, Reservation
 from ticketboss.rules.plan import Plan
 
 T = datetime(2025, 11, 1, 12, tzinfo=timezone.utc)
@@ -96,6 +97,35 @@ def test_what_is_given_back_is_there_for_the_next():
     assert reserve(3).apply(plan).reservation.version == 3
     Cancel(taken.reservation_id).apply(plan)
     assert (plan.available_seats, plan.reservation_count) == (7, 1)
+
+
+def test_a_cap_counts_what_those_before_it_took():
+    """A hold counts for both caps, a sale for one."""
+    nothing = PartnerSeats(
+        event_id="concert", version=0, partner_id="abc-corp", seats=0, held_seats=0
+    )
+    capped = event(max_seats_per_partner=8, max_held_seats_per_partner=3)
+    plan = Plan(capped, [], T, partners=[nothing])
+    reserve(4).apply(plan)
+    reserve(2, hold_seconds=60).apply(plan)
+    for wanted, cap in (
+        (reserve(2, hold_seconds=60), "max_held_seats_per_partner"),
+        (reserve(3), "max_seats_per_partner"),
+    ):
+        with pytest.raises(PartnerLimit) as refused:
+            wanted.apply(plan)
+        assert refused.value.members["cap"] == cap
+    reserve(1, hold_seconds=60).apply(plan)
+    reserve(1).apply(plan)
+    assert (nothing.seats, nothing.held_seats) == (0, 0)
+
+
+def test_a_key_shows_what_those_before_it_made_of_its_reservation():
+    taken = reservation(3, idempotency_key="order-1")
+    plan = sold(taken)
+    Cancel(taken.reservation_id).apply(plan)
+    again = reserve(3, idempotency_key="order-1").apply(plan)
+    assert (again.replayed, again.reservation.status) == (True, "cancelled")
 
 
 def test_a_plan_is_placed_on_the_version_that_was_there():

@@ -49,6 +49,8 @@ def main() -> None:
     try:
         for line in sys.stdin:
             print(json.dumps(judge(json.loads(line), dsn)), flush=True)
+    except KeyboardInterrupt:
+        pass
     finally:
         keeper.stdin.close()
         keeper.wait()
@@ -94,13 +96,15 @@ def passes(files: list[str], seconds: float, dsn: str) -> bool:
         with contextlib.suppress(BaseException):
             status = run(files, dsn)
         os._exit(status)
-    status = wait(pid, seconds)
-    if status is None:
+    status = None
+    try:
+        status = wait(pid, seconds)
+    finally:
         # As a terminal ends it, so that it ends what it has started.
         for number in (signal.SIGINT, signal.SIGINT, signal.SIGKILL):
-            os.killpg(pid, number)
-            if wait(pid, 15) is not None:
-                break
+            if status is None:
+                os.killpg(pid, number)
+                status = wait(pid, 15)
     return status == 0
 
 

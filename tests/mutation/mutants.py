@@ -15,6 +15,7 @@ import json
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -113,6 +114,9 @@ def _meaning(code: str) -> str:
         for name in ("annotation", "returns"):
             if getattr(node, name, None) is not None:
                 setattr(node, name, ast.Constant(None))
+        if isinstance(node, ast.arguments):  # and a star among parameters, too
+            node.args = [*node.posonlyargs, *node.args, *node.kwonlyargs]
+            node.posonlyargs, node.kwonlyargs = [], []
     return ast.dump(tree)
 
 
@@ -144,6 +148,9 @@ class Lane:
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
     def stop(self) -> None:
         assert self._process.stdin
         self._process.stdin.close()
@@ -151,6 +158,8 @@ class Lane:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", help="one of: " + ", ".join(NEAR))
     only = parser.parse_args().only
@@ -162,11 +171,6 @@ def main() -> None:
     noticed: Counter[int | None] = Counter()
     with tempfile.TemporaryDirectory(prefix="ticketboss-mutants-") as folder:
         lanes = [Lane(Path(folder) / str(number)) for number in range(LANES)]
-        everything = [(subjects, OTHERS_SECONDS) for subjects in (*map(NEAR.get, files), OTHERS)]
-        code = (ROOT / "ticketboss" / files[0]).read_text("utf-8")
-        if (failed := lanes[0].judge(files[0], code, everything)) is not None:
-            sys.exit(f"mutants: without a change these fail: {' '.join(everything[failed][0])}")
-        print(f"{count} mutants of {', '.join(files)}", flush=True)
 
         def work(lane: Lane) -> None:
             while True:
@@ -182,10 +186,21 @@ def main() -> None:
 
         threads = [threading.Thread(target=work, args=[lane], daemon=True) for lane in lanes]
         try:
+            everything = [
+                (subjects, OTHERS_SECONDS) for subjects in (*map(NEAR.get, files), OTHERS)
+            ]
+            code = (ROOT / "ticketboss" / files[0]).read_text("utf-8")
+            if (failed := lanes[0].judge(files[0], code, everything)) is not None:
+                sys.exit(f"mutants: without a change these fail: {' '.join(everything[failed][0])}")
+            print(f"{count} mutants of {', '.join(files)}", flush=True)
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
+        except BaseException:
+            for lane in lanes:
+                lane.interrupt()
+            raise
         finally:
             for lane in lanes:
                 lane.stop()
