@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from ticketboss.config import Config
 from ticketboss.data import database
 from ticketboss.serving import embedded
@@ -24,6 +26,9 @@ START_SECONDS = 30
 # `make test-matrix` names where another release of PostgreSQL has its programs.
 if folder := os.environ.get("TEST_POSTGRESQL"):
     embedded.programs = lambda: Path(folder)
+of_the_embedded = pytest.mark.skipif(
+    bool(folder), reason="it is about the embedded PostgreSQL, and the tests run on another"
+)
 
 
 @dataclass

@@ -11,7 +11,17 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from serving import ROOT, Server, connect, free_port, new_folder, postgresql, run_sql, wait_for
+from serving import (
+    ROOT,
+    Server,
+    connect,
+    free_port,
+    new_folder,
+    of_the_embedded,
+    postgresql,
+    run_sql,
+    wait_for,
+)
 
 from ticketboss.data import migrations
 from ticketboss.data.database import Database
@@ -240,6 +250,7 @@ def test_an_address_that_cannot_be_listened_on_stops_the_start(folder):
     assert list(folder.iterdir()) == []
 
 
+@of_the_embedded
 def test_an_embedded_database_that_does_not_start_says_where_its_log_is(folder):
     with postgresql(folder):
         pass
@@ -288,6 +299,7 @@ def room(folder, monkeypatch):
     embedded.programs.cache_clear()
 
 
+@of_the_embedded
 def test_root_opens_no_folder_of_the_operator(folder, room):
     private = folder / "private"
     private.mkdir(mode=0o700)
@@ -306,6 +318,7 @@ def test_root_opens_no_folder_of_the_operator(folder, room):
     assert [place.name for place in data.iterdir() if place.is_dir()] == []
 
 
+@of_the_embedded
 def test_root_opens_no_way_to_the_programs_either(folder, room, monkeypatch):
     monkeypatch.setattr(
         embedded, "_within_reach", lambda path: path.name != "postgres" or room in path.parents
@@ -318,6 +331,7 @@ def test_root_opens_no_way_to_the_programs_either(folder, room, monkeypatch):
     assert {place: place.stat().st_mode for place in before} == before
 
 
+@of_the_embedded
 def test_data_at_a_place_that_is_out_of_reach_are_told_and_not_replaced(folder, room):
     private = folder / "private"
     (private / "postgresql").mkdir(parents=True)
