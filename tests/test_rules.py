@@ -120,6 +120,19 @@ def test_a_cap_counts_what_those_before_it_took():
     assert (nothing.seats, nothing.held_seats) == (0, 0)
 
 
+def test_an_allotment_is_entered_only_where_a_draw_gives_seats_back():
+    source = reservation(4, "held", allotment=True, requested_seats=6)
+    drawn = reservation(2, "held", drawn_from=source.reservation_id)
+    plan = sold(source, drawn)
+    Confirm(drawn.reservation_id).apply(plan)
+    assert [entry.type for entry in plan.entries] == ["confirmed"]
+    Reduce(drawn.reservation_id, 1).apply(plan)
+    assert [(entry.type, entry.seats) for entry in plan.entries[1:]] == [
+        ("reduced", 1),
+        ("allotted", 5),
+    ]
+
+
 def test_a_key_shows_what_those_before_it_made_of_its_reservation():
     taken = reservation(3, idempotency_key="order-1")
     plan = sold(taken)
