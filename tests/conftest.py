@@ -10,7 +10,7 @@ import signal
 import pytest
 from serving import ADMIN_KEY, ROOT, Server, new_folder, postgresql, run_sql
 
-from ticketboss import create_app, logs
+from ticketboss import cli, create_app, logs
 from ticketboss.config import Config
 from ticketboss.data.database import Database
 from ticketboss.data.migrations import migrate
@@ -122,8 +122,10 @@ def serve(serving_dsn):
 
 
 @pytest.fixture
-def verify(application):
+def verify(application, monkeypatch):
     """Give a function that replays ledgers and returns the exit status and output."""
+    # However long it takes, it does not tell how far it is.
+    monkeypatch.setattr(cli, "PROGRESS_SECONDS", float("inf"))
 
     def run(*arguments):
         result = application.test_cli_runner().invoke(args=["verify", *arguments])
