@@ -170,6 +170,19 @@ def test_a_socket_that_is_handed_over_keeps_who_comes_between_two_servers(start,
             partners.go_on()
 
 
+def test_a_worker_that_is_told_to_stop_before_it_can_hear_stops_all_the_same(start, tmp_path):
+    (tmp_path / "slow_conf.py").write_text(
+        "from ticketboss.serving.gunicorn_conf import *\n"
+        "import time\n"
+        "def post_fork(arbiter, worker):\n"
+        "    time.sleep(1)\n"
+    )
+    server = start(*GUNICORN, "-c", "slow_conf.py")
+    assert wait_for(lambda: children(server.process.pid)), server.output()
+    os.kill(server.process.pid, signal.SIGTERM)
+    assert server.process.wait(timeout=limits.REQUEST_PATIENCE) == 0, server.output()
+
+
 # --- Settings ---------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
 from ticketboss.rules import limits
-from ticketboss.serving.worker import Worker
+from ticketboss.serving.worker import STOPS, Worker
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,18 @@ class Master(Arbiter):
         find gunicorn's `http` instead of its own.
         """
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+
+    def spawn_worker(self) -> int:
+        """Start a worker, and keep what it is told meanwhile until it can hear.
+
+        Before it has handlers of its own it has ours, which would note a signal for
+        nobody: told to stop then, it went on until it was killed with all it was doing.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     def reload(self) -> None:
         """Try the settings on one new worker; until it serves, those that run stay."""

@@ -12,6 +12,7 @@ import mmap
 import os
 import resource
 import selectors
+import signal
 import struct
 import sys
 import time
@@ -32,6 +33,9 @@ from ticketboss.serving.connection import Connection, House
 from ticketboss.serving.poll import Poll
 
 log = logging.getLogger(__name__)
+
+# By which a worker is told to stop.
+STOPS = (signal.SIGTERM, signal.SIGQUIT)
 
 # What stands in a place that is empty.
 NOBODY = 0xFFFF
@@ -98,6 +102,10 @@ class Worker(base.Worker):
         os.close(self._lifeline[1])
         self._share_the_machine()
         super().init_process()
+
+    def init_signals(self):
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # its master has blocked them
 
     def load_wsgi(self):
         """Make the application, or end and leave it to the parent to say why not, and go on."""
