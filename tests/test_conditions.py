@@ -141,6 +141,7 @@ def test_what_a_release_says_to_everybody_takes_conditions_too(client, address):
         ({"If-Match": tag}, 200),
         ({"If-Match": "*"}, 200),
         ({"If-Match": '"7"'}, 412),
+        ({"If-Match": f"W/{tag}"}, 412),
         ({"If-Match": "7"}, 400),
         ({"If-None-Match": tag}, 304),
         ({"If-None-Match": f"W/{tag}"}, 304),
@@ -150,6 +151,8 @@ def test_what_a_release_says_to_everybody_takes_conditions_too(client, address):
         answer = client.get(address, headers=conditions)
         assert answer.status_code == status, conditions
         if status >= 400:
+            weak = conditions["If-Match"].startswith("W/")
+            assert ("never matches a weak tag" in answer.json["error"]) is weak
             codes = {400: "invalid_request", 412: "precondition_failed"}
             assert answer.json["code"] == codes[status]
         else:

@@ -45,13 +45,14 @@ class IfMatch:
     tags: frozenset[str] | None = None
     weak: bool = False
 
-    def allows(self, tag: str) -> bool:
-        return self.tags is None or tag in self.tags
-
     def check(self, version: int) -> None:
         """Raise PreconditionFailed unless `version` is one of those."""
-        if not self.allows(str(version)):
-            raise (WeakCondition if self.weak else PreconditionFailed)(version=version)
+        self.check_tag(str(version), version=version)
+
+    def check_tag(self, tag: str, **members: Any) -> None:
+        """Raise PreconditionFailed, with members of its answer, unless `tag` is one of those."""
+        if self.tags is not None and tag not in self.tags:
+            raise (WeakCondition if self.weak else PreconditionFailed)(**members)
 
 
 ANY_VERSION = IfMatch()

@@ -6,7 +6,7 @@ import re
 from flask import Response, jsonify, request
 
 from ticketboss.rules.changes import ANY_VERSION, IfMatch
-from ticketboss.rules.errors import InvalidRequest, PreconditionFailed, PreconditionRequired
+from ticketboss.rules.errors import InvalidRequest, PreconditionRequired
 
 ENTITY_TAG = r'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"'
 # Some of them, with commas between; elements of a list may be empty (RFC 9110, section 5.6.1).
@@ -64,8 +64,7 @@ def unchanging(content: str, mimetype: str) -> Response:
     response.headers["Cache-Control"] = "no-cache"
     tag = hashlib.sha256(content.encode()).hexdigest()[:32]
     response.set_etag(tag)
-    if not if_match().allows(tag):
-        raise PreconditionFailed
+    if_match().check_tag(tag)
     if _seen(tag):
         response.status_code = 304
     return response
