@@ -21,7 +21,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -29,9 +28,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from serving import ADMIN_KEY, ROOT, Server, free_port, wait_for
+from ordeals import asking
+from serving import ROOT, Server, free_port, wait_for
 
-from ticketboss.check.clients import Check
 from ticketboss.check.history import save, summary
 from ticketboss.check.judge import judge
 from ticketboss.rules import limits
@@ -382,33 +381,20 @@ def lose(
 ) -> list[str]:
     """Lose the leader while the checker is at work; return what was not as promised."""
     assert wait_for(cluster.is_whole, 120), cluster.log()
-    asking = Check(urls, ADMIN_KEY, seconds)
-    failures: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            asking.run()
-        except BaseException as failure:
-            failures.append(failure)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    time.sleep(STRIKE)
-    steps = loss.happens(cluster, cluster.leader())
-    next(steps)
-    time.sleep(AWAY)
-    next(steps, None)
-    thread.join()
-    if failures:
-        raise failures[0]
+    with asking(urls, seconds) as (records, _):
+        time.sleep(STRIKE)
+        steps = loss.happens(cluster, cluster.leader())
+        next(steps)
+        time.sleep(AWAY)
+        next(steps, None)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        save(asking.records, folder / f"{loss.happens.__name__}.jsonl")
+        save(records, folder / f"{loss.happens.__name__}.jsonl")
         for log in cluster.folder.glob("*.log"):
             shutil.copy(log, folder)
-    verdict = judge(asking.records, failover=True)
-    whole = summary(asking.records)
-    gaps = [summary([r for r in asking.records if r.server == n]).longest_gap for n in range(2)]
+    verdict = judge(records, failover=True)
+    whole = summary(records)
+    gaps = [summary([r for r in records if r.server == n]).longest_gap for n in range(2)]
     name = loss.happens.__name__.replace("_", " ")
     print(
         f"| {name} | {whole.operations:,} | {whole.acknowledged:,} | {whole.unknown:,}"

@@ -332,29 +332,36 @@ def run(ordeal: Ordeal, seconds: float) -> Outcome:
 
 def check(urls: list[str], seconds: float, strikes: Iterator[None]) -> tuple[list[Record], int]:
     """Check instances, and go on with the strikes meanwhile; return also how many there were."""
-    asking = Check(urls, ADMIN_KEY, seconds)
+    ends = time.monotonic() + seconds
+    struck = 0
+    with asking(urls, seconds) as (records, thread):
+        while time.monotonic() + BETWEEN + OUTAGE < ends and thread.is_alive():
+            time.sleep(BETWEEN)
+            next(strikes)
+            struck += 1
+    return records, struck
+
+
+@contextlib.contextmanager
+def asking(urls: list[str], seconds: float) -> Iterator[tuple[list[Record], threading.Thread]]:
+    """Check instances while the block runs; its records are whole when the block has ended."""
+    check = Check(urls, ADMIN_KEY, seconds)
     failures: list[BaseException] = []
 
     def ask() -> None:
         try:
-            asking.run()
+            check.run()
         except BaseException as failure:
             failures.append(failure)
 
     thread = threading.Thread(target=ask)
     thread.start()
-    ends = time.monotonic() + seconds
-    struck = 0
     try:
-        while time.monotonic() + BETWEEN + OUTAGE < ends and thread.is_alive():
-            time.sleep(BETWEEN)
-            next(strikes)
-            struck += 1
+        yield check.records, thread
     finally:
         thread.join()
     if failures:
         raise failures[0]
-    return asking.records, struck
 
 
 def _mount(folder: Path, stack: contextlib.ExitStack) -> None:
@@ -375,6 +382,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="those with this word in their name")
     parser.add_argument("--save", type=Path, help="a folder for the histories")
     arguments = parser.parse_args()
+    if arguments.save:
+        arguments.save.mkdir(parents=True, exist_ok=True)
     print(HEAD, flush=True)
     broken = []
     for ordeal in ORDEALS:
