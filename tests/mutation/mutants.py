@@ -178,7 +178,9 @@ def main() -> None:
                     mutant = waiting.get_nowait()
                 except queue.Empty:
                     return
-                groups = [(NEAR[mutant.file], NEAR_SECONDS), (OTHERS, OTHERS_SECONDS)]
+                near = NEAR[mutant.file]
+                others = [subject for subject in OTHERS if subject not in near]
+                groups = [(near, NEAR_SECONDS), (others, OTHERS_SECONDS)]
                 by = lane.judge(mutant.file, mutant.code, groups)
                 noticed[by] += 1
                 if by is None:
