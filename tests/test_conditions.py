@@ -133,8 +133,8 @@ def test_a_read_with_both_conditions_gets_the_thing_or_an_error_that_says_so(cli
                 assert answer.status_code == (200 if if_none_match == '"9"' else 304), conditions
 
 
-@pytest.mark.parametrize("address", ["/", "/docs", "/openapi.json"])
-def test_what_a_release_says_to_everybody_takes_conditions_too(client, address):
+@pytest.mark.parametrize("address", ["/", "/docs", "/openapi.json", EVENTS])
+def test_what_has_a_tag_and_no_version_takes_conditions_too(client, address):
     plain = client.get(address)
     tag = plain.headers["ETag"]
     for conditions, status in (

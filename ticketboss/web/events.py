@@ -92,7 +92,9 @@ def index():
     if any(event.unsettled for event in page):
         return jsonify(body)
     versions = [(event.event_id, event.version) for event in page]
-    return unless_seen(body, hashlib.sha256(f"{versions} {more}".encode()).hexdigest()[:32])
+    tag = hashlib.sha256(f"{versions} {more}".encode()).hexdigest()[:32]
+    if_match().check_tag(tag)
+    return unless_seen(body, tag)
 
 
 @blueprint.get("/events/<event_id>/reservations")
