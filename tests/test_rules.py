@@ -6,7 +6,18 @@ from uuid import uuid4
 import pytest
 
 from ticketboss.rules import limits
-from ticketboss.rules.changes import Cancel, Confirm, Edit, Extend, IfMatch, Look, Reduce, Reserve
+from ticketboss.rules.changes import (
+    Allot,
+    Archive,
+    Cancel,
+    Confirm,
+    Edit,
+    Extend,
+    IfMatch,
+    Look,
+    Reduce,
+    Reserve,
+)
 from ticketboss.rules.errors import (
     CapacityBelowReserved,
     Elsewhere,
@@ -14,8 +25,10 @@ from ticketboss.rules.errors import (
     HoldLimit,
     IdempotencyKeyReused,
     NotEnoughSeats,
+    NotOver,
     PartnerLimit,
     PreconditionFailed,
+    ReleasedBefore,
     SalesClosed,
     SalesNotOpen,
     TicketBossError,
@@ -176,6 +189,26 @@ def test_sales_close_at_their_instant(now):
     closed = sold(taken, now=now, sales_close_at=T)
     assert Reduce(taken.reservation_id, 1).apply(closed).reservation.seats == 1
     assert Cancel(taken.reservation_id).apply(closed).reservation.status == "cancelled"
+
+
+@pytest.mark.parametrize("now", [T - TICK, T, T + TICK])
+def test_an_event_can_be_archived_from_the_close_of_its_sales_on(now):
+    archive = Archive(IfMatch(frozenset({"0"})))
+    if now < T:
+        with pytest.raises(NotOver):
+            archive.apply(Plan(event(sales_close_at=T), [], now))
+    else:
+        assert archive.apply(Plan(event(sales_close_at=T), [], now)).archived
+
+
+@pytest.mark.parametrize("release_at", [T - TICK, T, T + TICK])
+def test_an_allotment_ends_after_it_is_made(release_at):
+    allot = Allot(uuid4(), "concert", "abc-corp", 4, release_at)
+    if release_at > T:
+        assert allot.apply(Plan(event(), [], T)).reservation.expires_at == release_at
+    else:
+        with pytest.raises(ReleasedBefore):
+            allot.apply(Plan(event(), [], T))
 
 
 @pytest.mark.parametrize("late", [timedelta(0), TICK])
