@@ -187,7 +187,7 @@ def test_no_statement_of_a_request_reads_a_whole_table(client, store, dsn, many,
     assert store.find_batch(lost, uuid4()) is None  # as after a write whose answer was lost
     some = "SELECT reservation_id FROM reservations WHERE event_id = 'big' AND status = 'confirmed'"
     cancel = Cancel(run_sql(dsn, some + " LIMIT 1")[0][0])
-    lost = Plan.supposing("big", *store.read_reservations([(cancel.reads, None)], []))
+    lost = Plan.supposing("big", store.read_reservations([(cancel.reads, None)], [])[0])
     cancel.apply(lost)
     assert store.find_batch(lost, uuid4()) is None
     found, offenders = set(), []

@@ -1050,8 +1050,8 @@ def test_a_batch_that_changed_reservations_is_found(dsn, write_path, changed_aga
     for change in (made := [reserve(3), reserve(3)]):
         write_path.submit(EVENT, change)
     store = Store(Database(dsn, size=1))
-    found, read_at = store.read_reservations([(each.reservation_id, None) for each in made], [])
-    plan = Plan.supposing(EVENT, found, read_at)
+    found, _ = store.read_reservations([(each.reservation_id, None) for each in made], [])
+    plan = Plan.supposing(EVENT, found)
     for each, seats in ((made[0], 2), (made[1], 2), (made[0], 1)):
         Reduce(each.reservation_id, seats).apply(plan)
     batch_id = uuid4()

@@ -10,7 +10,7 @@ from ticketboss.rules import limits
 from ticketboss.rules.errors import Elsewhere
 from ticketboss.rules.model import NOW, Event, Kind, LedgerEntry, PartnerSeats, Reservation
 
-# Where nothing is read there is no time either; what needs one reads a reservation.
+# Where no event is read there is no time either; what needs one says that it reads the event.
 UNKNOWN = datetime.max
 
 Key = tuple[str, str]  # a partner's id, and an idempotency key of this partner
@@ -66,11 +66,8 @@ class Plan:
         self.repeated: set[UUID] = set()
 
     @classmethod
-    def supposing(
-        cls, event_id: str, reservations: Iterable[Reservation] = (), now: datetime | None = None
-    ) -> "Plan":
+    def supposing(cls, event_id: str, reservations: Iterable[Reservation] = ()) -> "Plan":
         """Plan on an event that was not read."""
-        now = now or UNKNOWN
         event = Event(
             event_id=event_id,
             name="",
@@ -80,11 +77,11 @@ class Plan:
             version=0,
             sales_open_at=None,
             sales_close_at=None,
-            created_at=now,
-            read_at=now,
+            created_at=UNKNOWN,
+            read_at=UNKNOWN,
             unsettled=False,
         )
-        return cls(event, reservations, now, supposed=True)
+        return cls(event, reservations, UNKNOWN, supposed=True)
 
     @property
     def judged_version(self) -> int:
@@ -125,8 +122,6 @@ class Plan:
         self._enter(reservation, kind, actor)
         reservation.created_version = reservation.version
         self.created[reservation.reservation_id] = reservation
-        if reservation.allotment:
-            self.reservations[reservation.reservation_id] = reservation
         if reservation.idempotency_key is not None:
             self.keys[reservation.partner_id, reservation.idempotency_key] = reservation
         return reservation

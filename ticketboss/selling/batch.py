@@ -157,7 +157,7 @@ class Reading:
         """Return a plan that begins as it was read, or that supposes an event that was not."""
         event = self.events.get(event_id)
         if event is None:
-            return Plan.supposing(event_id, self.reservations, self.at)
+            return Plan.supposing(event_id, self.reservations)
         partners = [each for each in self.partners if each.event_id == event_id]
         return Plan(event, self.reservations, self.at or event.read_at, partners=partners)
 
