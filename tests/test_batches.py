@@ -201,6 +201,33 @@ def test_a_package_waits_for_a_locked_event_and_is_then_refused_as_a_whole(
     assert available("alpha") == 5
 
 
+def test_a_package_whose_reservation_stays_locked_is_refused_though_its_event_moves_on(
+    write_path, dsn
+):
+    (turn,) = all_of(write_path, at("alpha", 1))
+    cancel = Cancel(turn.result().reservation.reservation_id)
+    rival = write_path_on(Store(Database(dsn, size=1)))
+    ended = threading.Event()
+
+    def sell():
+        while not ended.wait(0.05):
+            made = rival.submit(*at("alpha", 1)).reservation
+            rival.submit("alpha", Cancel(made.reservation_id))
+
+    with contextlib.closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        lock = "BEGIN; SELECT FROM reservations WHERE reservation_id = %s FOR UPDATE"
+        cursor.execute(lock, [str(cancel.reservation_id)])
+        selling = threading.Thread(target=sell)
+        selling.start()
+        try:
+            turns = all_of(write_path, ("alpha", cancel))
+        finally:
+            ended.set()
+            selling.join()
+        cursor.execute("ROLLBACK")
+    assert codes(turns) == ["unavailable"]
+
+
 def test_a_package_of_which_the_database_rejects_a_row_fails_as_a_whole(write_path, sql, available):
     sql("ALTER TABLE reservations ADD CONSTRAINT no_poison CHECK (partner_id <> 'poison')")
     try:
@@ -210,6 +237,21 @@ def test_a_package_of_which_the_database_rejects_a_row_fails_as_a_whole(write_pa
         sql("ALTER TABLE reservations DROP CONSTRAINT no_poison")
     assert codes(turns) == ["internal_error"] * 2
     assert available("alpha") == 5
+
+
+class Broken(Change):
+    """Has a bug."""
+
+    def apply(self, plan):
+        raise ZeroDivisionError
+
+
+def test_a_bug_in_one_change_of_a_package_fails_all_of_it_and_says_so(write_path, available):
+    for turn in all_of(write_path, at("alpha", 1), ("beta", Broken())):
+        with pytest.raises(ZeroDivisionError):
+            turn.result()
+    assert available("alpha") == 5
+    assert all_of(write_path, at("alpha", 1))[0].result().reservation.version == 1
 
 
 class Losing(Store):

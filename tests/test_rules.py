@@ -16,6 +16,7 @@ from ticketboss.rules.changes import (
     IfMatch,
     Look,
     Reduce,
+    Release,
     Reserve,
 )
 from ticketboss.rules.errors import (
@@ -244,6 +245,12 @@ def test_a_hold_can_be_extended_up_to_its_limit_and_not_beyond(late):
 )
 def test_only_what_the_write_proves_may_be_supposed(change, supposes):
     assert change.may_suppose is supposes
+
+
+def test_what_moves_the_bounds_of_others_is_in_a_batch_of_its_own():
+    allot = Allot(uuid4(), "concert", "abc-corp", 4)
+    changes = (Edit({}), Archive(IfMatch()), allot, Release("abc-corp"), reserve(), Look())
+    assert [change.alone for change in changes] == [True] * 4 + [False] * 2
 
 
 def test_a_change_says_which_reservation_it_reads_and_which_key_it_brings():

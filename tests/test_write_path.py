@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 from serving import connect
 
+from ticketboss import metrics
 from ticketboss.data.database import Conflict, ConnectionLost, Database, Rejected
 from ticketboss.data.store import Store, Written
 from ticketboss.rules import limits
@@ -332,6 +333,26 @@ def test_a_rival_that_sells_between_our_read_and_our_write_is_seen(write_path, r
     rival.submit(EVENT, reserve(1))
     between.resumed.set()
     assert [request.status for request in batch] == [200, 200, 409]
+
+
+def test_a_conflict_is_counted_and_a_supposition_that_is_wrong_is_none(write_path, rival, seats):
+    def conflicts() -> float:
+        return metrics.CONFLICTS.family(metrics.slots.sums()).samples[0].value
+
+    seats(3)
+    before = conflicts()
+    assert Submission(write_path, reserve(4)).status == 409
+    assert conflicts() == before
+    gate, between = Pause(), Pause()
+    Submission(write_path, gate)
+    gate.wait_until_reached()
+    _, request = queue_up(write_path, [between, reserve(1)])
+    gate.resumed.set()
+    between.wait_until_reached()
+    rival.submit(EVENT, reserve(1))
+    between.resumed.set()
+    assert request.status == 200
+    assert conflicts() == before + 1
 
 
 def test_a_rival_that_commits_while_our_write_finds_the_row_locked_is_seen(
