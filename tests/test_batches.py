@@ -4,6 +4,7 @@ import contextlib
 import threading
 import time
 
+import past
 import pytest
 from serving import connect
 from test_write_path import EVENT, Submission, as_one_batch, reserve, wait_until, write_path_on
@@ -186,6 +187,13 @@ def test_a_package_is_decided_again_where_a_rival_was_first_at_one_of_its_events
         del store.write
     assert tries[0] == {}
     assert [turn.result().reservation.version for turn in turns] == [1, 2]
+
+
+def test_a_package_gets_the_seats_of_a_hold_that_has_ended(write_path, sql):
+    all_of(write_path, at("alpha", 4, hold_seconds=60), at("alpha", 1))
+    past.end_holds(sql)
+    turns = all_of(write_path, at("alpha", 2), at("alpha", 2), at("beta", 1))
+    assert [turn.result().reservation.version for turn in turns] == [4, 5, 1]
 
 
 def test_a_package_waits_for_a_locked_event_and_is_then_refused_as_a_whole(
