@@ -196,6 +196,13 @@ def test_a_package_gets_the_seats_of_a_hold_that_has_ended(write_path, sql):
     assert [turn.result().reservation.version for turn in turns] == [4, 5, 1]
 
 
+def test_a_package_that_is_refused_knows_of_a_hold_that_has_ended(write_path, sql):
+    all_of(write_path, at("alpha", 5, hold_seconds=60))
+    past.end_holds(sql)
+    turns = all_of(write_path, at("nowhere", 1), at("alpha", 1))
+    assert codes(turns) == ["event_not_found", "not_made"]
+
+
 def test_a_package_waits_for_a_locked_event_and_is_then_refused_as_a_whole(
     write_path, dsn, available
 ):
