@@ -7,7 +7,15 @@ import time
 import past
 import pytest
 from serving import connect
-from test_write_path import EVENT, Submission, as_one_batch, reserve, wait_until, write_path_on
+from test_write_path import (
+    EVENT,
+    Failing,
+    Submission,
+    as_one_batch,
+    reserve,
+    wait_until,
+    write_path_on,
+)
 
 from ticketboss.data.database import ConnectionLost, Database
 from ticketboss.data.store import Store
@@ -254,15 +262,8 @@ def test_a_package_of_which_the_database_rejects_a_row_fails_as_a_whole(write_pa
     assert available("alpha") == 5
 
 
-class Broken(Change):
-    """Has a bug."""
-
-    def apply(self, plan):
-        raise ZeroDivisionError
-
-
 def test_a_bug_in_one_change_of_a_package_fails_all_of_it_and_says_so(write_path, available):
-    for turn in all_of(write_path, at("alpha", 1), ("beta", Broken())):
+    for turn in all_of(write_path, at("alpha", 1), ("beta", Failing(ZeroDivisionError()))):
         with pytest.raises(ZeroDivisionError):
             turn.result()
     assert available("alpha") == 5
@@ -294,6 +295,16 @@ def test_a_package_whose_answer_is_lost_is_made_exactly_once(dsn, sql, makes):
     assert sql("SELECT count(*), count(DISTINCT batch_id) FROM ledger WHERE version > 0") == [
         (2, 1)
     ]
+    database.close()
+
+
+def test_an_extension_whose_answer_is_lost_is_made_exactly_once(dsn, sql):
+    database = Database(dsn, size=2)
+    held = write_path_on(Store(database)).submit(*at("alpha", 1, hold_seconds=60)).reservation
+    path = write_path_on(Losing(database, makes=True))
+    extended = path.submit("alpha", Extend(held.reservation_id, 90)).reservation
+    assert (extended.version, extended.status) == (2, "held")
+    assert sql("SELECT count(*) FROM ledger WHERE type = 'extended'") == [(1,)]
     database.close()
 
 

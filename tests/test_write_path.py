@@ -25,7 +25,13 @@ from ticketboss.rules.changes import (
     Reduce,
     Reserve,
 )
-from ticketboss.rules.errors import Contention, Overloaded, TicketBossError, Unavailable
+from ticketboss.rules.errors import (
+    CancelledBefore,
+    Contention,
+    Overloaded,
+    TicketBossError,
+    Unavailable,
+)
 from ticketboss.rules.plan import Plan
 from ticketboss.selling.batch import Batches
 from ticketboss.selling.line import Line, Request
@@ -1189,6 +1195,61 @@ def test_edits_of_other_events_do_not_keep_an_event_from_being_read(write_path, 
         for editor in editors:
             editor.join()
     assert time.monotonic() - started < limits.REQUEST_DEADLINE
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_nothing_is_refused_on_an_event_older_than_a_reservation_of_it(
+    write_path, store, rival, seats, atomic
+):
+    """A rival cancels between the two readings: "cancelled" and "sold out" was never both so."""
+    seats(2)
+    made = write_path.submit(EVENT, reserve(2)).reservation.reservation_id
+    original = store.read_reservations
+
+    def read_later(*arguments):
+        del store.read_reservations
+        rival.submit(EVENT, Cancel(made))
+        return original(*arguments)
+
+    store.read_reservations = read_later
+    changes = [Look(), Cancel(made), reserve(1)]
+    _, cancel, sale = write_path.submit_all([(EVENT, change) for change in changes], atomic)
+    with pytest.raises(CancelledBefore):
+        cancel.result()
+    assert sale.result().reservation.version == 3
+
+
+def test_events_are_written_by_themselves_once_they_have_lost_together_too_often(dsn, others):
+    class Contended(Store):
+        tries: list[int] = []
+
+        def write(self, plans, batch_id, atomic=False):
+            self.tries.append(len(plans))
+            if len(plans) > 1:
+                raise Conflict
+            return super().write(plans, batch_id, atomic)
+
+    database = Database(dsn, size=4)
+    requests = over_events(write_path_on(Contended(database)), reserves(("alpha", 1), ("beta", 1)))
+    assert [request.status for request in requests] == [200, 200]
+    assert Contended.tries == [2] * (limits.CONFLICTS_TOGETHER + 1) + [1, 1]
+    database.close()
+
+
+def test_all_of_a_batch_are_told_at_once_that_every_connection_is_in_use(dsn, others):
+    class Full(Store):
+        tries = 0
+
+        def write(self, plans, batch_id, atomic=False):
+            self.tries += 1
+            raise Overloaded
+
+    database = Database(dsn, size=4)
+    store = Full(database)
+    requests = over_events(write_path_on(store), reserves(*((id, 1) for id in OTHERS)))
+    assert [type(request.error) for request in requests] == [Overloaded] * 3
+    assert store.tries == 1
+    database.close()
 
 
 def test_a_replay_of_one_event_sends_no_other_back_in_line(write_path, store, others):
