@@ -1219,6 +1219,16 @@ def test_nothing_is_refused_on_an_event_older_than_a_reservation_of_it(
     assert sale.result().reservation.version == 3
 
 
+def test_a_refusal_knows_whose_reservation_it_is_about_for_the_log(write_path, others):
+    taken = reserve(1, "abc-corp", event_id="alpha")
+    write_path.submit("alpha", taken)
+    cancel = Cancel(taken.reservation_id)
+    write_path.submit("alpha", cancel)
+    again = Submission(write_path, cancel, "alpha").error
+    elsewhere = Submission(write_path, cancel, "beta").error
+    assert (again.partner_id, elsewhere.partner_id) == ("abc-corp", None)
+
+
 def test_events_are_written_by_themselves_once_they_have_lost_together_too_often(dsn, others):
     class Contended(Store):
         tries: list[int] = []
