@@ -134,6 +134,28 @@ def test_a_request_waits_in_a_batch_no_longer_than_its_exchanges_may_take(
     assert line.at_rest
 
 
+def test_when_the_database_falls_silent_only_who_may_have_been_written_waits_for_it(line, server):
+    answers = server.serve
+
+    def lose(batch):
+        server.serve = answers
+        wait_until(lambda: line.length == 1)
+        batch[0].memory.lost.append("sent")
+        server.silent = True
+        return False
+
+    server.serve = lose
+    sent = Submission(line, Look())
+    wait_until(lambda: server.serve is answers)
+    waits = Submission(line, Look())
+    assert isinstance(waits.error, Unavailable)
+    wait_until(lambda: server.batches)
+    server.let()
+    assert sent.status == 200
+    ((turn,),) = server.batches
+    assert turn.since > turn.request.since  # it counts anew how long it was in line
+
+
 def test_a_request_with_several_changes_is_woken_when_the_last_is_answered(line, server):
     changes = [Look() for _ in range(limits.BATCH_CHANGES + 1)]
     server.let(2)

@@ -85,6 +85,7 @@ def test_requests_changes_and_refusals_are_counted_by_names_that_are_known(clien
     assert seen['ticketboss_refusals_total{code="invalid_request"}'] == 2
     assert seen["ticketboss_batch_changes_count"] == seen["ticketboss_batch_changes_sum"] == 4
     assert seen["ticketboss_line_seconds_count"] == 4
+    assert 0 < seen["ticketboss_line_seconds_sum"] < 60
     assert seen["ticketboss_database_seconds_count"] >= 4
     assert seen["ticketboss_pool_seconds_count"] >= 4
 

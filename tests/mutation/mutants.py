@@ -69,7 +69,7 @@ NEAR = {
     "rules/errors.py": ("conditions", "batch_api", "bad_input"),
 }
 OTHERS = ("write_path", "batches", "allotments", "caps", "partial", "conditions", "idempotency")
-OTHERS += ("holds", "batch_api", "events", "durability", "archive", "storm", "model")
+OTHERS += ("holds", "batch_api", "events", "durability", "archive", "metrics", "storm", "model")
 
 
 @dataclass(frozen=True)
