@@ -79,6 +79,20 @@ def test_nothing_is_refused_on_a_state_that_no_standby_has(undurable):
     ]
 
 
+def test_what_was_done_before_is_acknowledged_only_once_a_standby_has_it(standby):  # noqa: F811
+    """Without its event having been read."""
+    client = standby.application.test_client()
+    hold = {"partnerId": "abc-corp", "seats": 2, "holdSeconds": 600}
+    confirm = f"{client.post(RESERVATIONS, json=hold).location}/confirm"
+    standby.leave()
+    for _ in range(3):  # the first makes it, for all who can read it
+        assert client.post(confirm).status_code == 503
+        standby.cancel_waiting()
+    standby.come_back()
+    confirmed = eventually(lambda: (a := client.post(confirm)).status_code != 503 and a)
+    assert (confirmed.status_code, confirmed.json["version"]) == (200, 2)
+
+
 def test_a_refusal_writes_nothing_where_no_standby_is_waited_for(client, sql):
     """And costs no commit: what can be seen there is as durable as it gets."""
     client.post(RESERVATIONS, json={"partnerId": "abc-corp", "seats": 1})

@@ -62,7 +62,7 @@ NEAR = {
     "rules/changes.py": ("rules", "conditions", "allotments", "caps", "partial", "idempotency"),
     "selling/batch.py": ("batches", "write_path"),
     "selling/line.py": ("line", "batches", "write_path"),
-    "rules/model.py": ("rules", "allotments", "caps"),
+    "rules/model.py": ("rules", "allotments", "caps", "openapi"),
     "rules/names.py": ("names",),
     "rules/keys.py": ("keys",),
     "rules/ids.py": ("ids",),
