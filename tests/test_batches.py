@@ -12,6 +12,7 @@ from test_write_path import (
     Failing,
     Submission,
     as_one_batch,
+    conflicts,
     reserve,
     wait_until,
     write_path_on,
@@ -189,11 +190,13 @@ def test_a_package_is_decided_again_where_a_rival_was_first_at_one_of_its_events
         return tries[-1]
 
     store.write = write
+    before = conflicts()
     try:
         turns = all_of(write_path, at("alpha", 5), at("beta", 4))
     finally:
         del store.write
     assert tries[0] == {}
+    assert conflicts() == before + 2  # neither of its events was written
     assert [turn.result().reservation.version for turn in turns] == [1, 2]
 
 

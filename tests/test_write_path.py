@@ -149,6 +149,11 @@ def as_one_batch(path: Line, changes) -> list[Submission]:
     return submissions
 
 
+def conflicts() -> float:
+    """Return how many conflicts this process has counted."""
+    return metrics.CONFLICTS.family(metrics.slots.sums()).samples[0].value
+
+
 def write_path_on(store: Store) -> Line:
     """Return a write path of its own, as another process would have it."""
     return Line(Batches(store))
@@ -342,9 +347,6 @@ def test_a_rival_that_sells_between_our_read_and_our_write_is_seen(write_path, r
 
 
 def test_a_conflict_is_counted_and_a_supposition_that_is_wrong_is_none(write_path, rival, seats):
-    def conflicts() -> float:
-        return metrics.CONFLICTS.family(metrics.slots.sums()).samples[0].value
-
     seats(3)
     before = conflicts()
     assert Submission(write_path, reserve(4)).status == 409
